@@ -1,0 +1,327 @@
+"""Units for activation slots: what may stand where a ReLU stood.
+
+Y. Dai, S. Oehmcke, F. Gieseke, Y. Wu, K. Barnard: Attention as Activation, ICPR 2020,
+https://arxiv.org/abs/2007.07729. An activation multiplies a feature map by a gate. ReLU's
+gate looks at one number; an attentional activation's gate looks at the context around it:
+
+    ATAC(x) = x * sigmoid(BN(W2 relu(BN(W1 x))))          (section III)
+
+with point-wise convolutions W1 (C -> C/r) and W2 (C/r -> C): channel context, taken at
+every position by itself, so that the unit is as local as an activation.
+
+Every unit maps (N, C, H, W) to the same shape, for any H and W. Children keep the
+structural names of the authors' code (``module.0.weight`` ...), so its files load.
+"""
+from functools import partial
+
+from mxnet.gluon import nn
+
+from .registry import Registry
+
+__all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "Mish", "ACTIVATIONS",
+           "get_activation", "list_activations"]
+
+ACTIVATIONS = Registry("activation")
+
+
+def get_activation(name, channels, **options):
+    """Build the activation unit registered under `name`.
+
+    Parameters
+    ----------
+    name : str or callable
+        A name from `list_activations` (case is ignored), or a factory that is called as
+        ``name(channels, **options)``.
+    channels : int
+        Number of channels of the feature map that the unit will gate.
+    **options
+        The unit's own options.
+
+    Returns
+    -------
+    mxnet.gluon.HybridBlock
+        Maps (N, channels, H, W) to the same shape.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or an option is out of range.
+    """
+    return ACTIVATIONS.resolve(name)(channels, **options)
+
+
+def list_activations():
+    """The names that `get_activation` knows."""
+    return ACTIVATIONS.names()
+
+
+def check_positive(**values):
+    """Raise ValueError unless every given value is an integer of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise ValueError(f"{name} must be a positive integer, not {value!r}")
+
+
+def same_padding(kernel_size, dilation=1):
+    """Padding that keeps H and W under a stride-1 convolution.
+
+    Raises
+    ------
+    ValueError
+        If `kernel_size` is even: no symmetric padding keeps the size.
+    """
+    check_positive(kernel_size=kernel_size, dilation=dilation)
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd to keep the map's size, not {kernel_size}")
+    return dilation * (kernel_size - 1) // 2
+
+
+def hidden_channels(channels, reduction):
+    """Width of a bottleneck: channels / reduction, rounded down, at least 1."""
+    check_positive(channels=channels, reduction=reduction)
+    return max(channels // reduction, 1)
+
+
+def _pointwise(in_channels, channels):
+    return nn.Conv2D(channels, kernel_size=1, use_bias=False, in_channels=in_channels)
+
+
+def _depthwise(channels, kernel_size, dilation):
+    return nn.Conv2D(channels, kernel_size, padding=same_padding(kernel_size, dilation),
+                     dilation=dilation, groups=channels, use_bias=False, in_channels=channels)
+
+
+class _Gated(nn.HybridBlock):
+    """y = x * sigmoid(module(x)), the gate of the input's own shape."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.module = nn.HybridSequential(prefix="")
+
+    def hybrid_forward(self, F, x):
+        # F.Activation, not F.sigmoid: only the former runs in oneDNN on a CPU.
+        gate = F.Activation(self.module(x), act_type="sigmoid")        # (N, C, H, W)
+        # Same shape: the element-wise product, whose backward has no reduction.
+        return F.elemwise_mul(gate, x)
+
+
+@ACTIVATIONS.register("ChaATAC")
+class ChaATAC(_Gated):
+    r"""Channel-wise attentional activation.
+
+    .. math:: y = x \cdot \sigma(BN(W_2\, relu(BN(W_1 x))))
+
+    Dai et al., Attention as Activation, ICPR 2020, section III, arXiv 2007.07729.
+
+    Parameters
+    ----------
+    channels : int
+        Channels C of the feature map.
+    reduction : int, default 2
+        The paper's r: the bottleneck has C / r channels, at least one.
+    use_relu : bool, default True
+        Whether a ReLU follows the first normalisation (the paper's ablation leaves it out).
+    use_global : bool, default False
+        Average over all positions first: the paper's SEActivation ablation, a gate of shape
+        (N, C, 1, 1).
+    norm_layer : callable, default BatchNorm
+        The network's normalisation, called with ``in_channels=`` and `norm_kwargs`.
+    norm_kwargs : dict, optional
+        Options of `norm_layer`.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, reduction=2, use_relu=True, use_global=False,
+                 norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
+        super().__init__(**kwargs)
+        inter_channels = hidden_channels(channels, reduction)
+        norm_kwargs = norm_kwargs or {}
+        self._use_global = use_global
+        with self.module.name_scope():
+            if use_global:
+                self.module.add(nn.GlobalAvgPool2D())
+            self.module.add(_pointwise(channels, inter_channels),
+                            norm_layer(in_channels=inter_channels, **norm_kwargs))
+            if use_relu:
+                self.module.add(nn.Activation("relu"))
+            self.module.add(_pointwise(inter_channels, channels),
+                            norm_layer(in_channels=channels, **norm_kwargs))
+
+    def hybrid_forward(self, F, x):
+        if not self._use_global:
+            return super().hybrid_forward(F, x)
+        gate = F.Activation(self.module(x), act_type="sigmoid")        # (N, C, 1, 1)
+        return F.broadcast_mul(x, gate)
+
+
+@ACTIVATIONS.register("SpaATAC")
+class SpaATAC(_Gated):
+    r"""Spatial attentional activation: each channel's gate looks at its own surroundings.
+
+    .. math:: y = x \cdot \sigma(BN(D_2\, relu(BN(D_1 x))))
+
+    with depth-wise k x k convolutions D. The authors' code names this unit but no public
+    definition of it exists: this is our reconstruction, ATAC's two-layer gate (arXiv
+    2007.07729, section III) with spatial instead of channel context.
+
+    Parameters
+    ----------
+    channels : int
+        Channels C of the feature map.
+    kernel_size : int, default 3
+        Side k of the neighbourhood; odd.
+    dilation : int, default 1
+        Spacing of the neighbourhood's points.
+    use_relu : bool, default True
+        Whether a ReLU follows the first normalisation.
+    norm_layer, norm_kwargs
+        As in `ChaATAC`.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, kernel_size=3, dilation=1, use_relu=True,
+                 norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(channels=channels)
+        norm_kwargs = norm_kwargs or {}
+        with self.module.name_scope():
+            self.module.add(_depthwise(channels, kernel_size, dilation),
+                            norm_layer(in_channels=channels, **norm_kwargs))
+            if use_relu:
+                self.module.add(nn.Activation("relu"))
+            self.module.add(_depthwise(channels, kernel_size, dilation),
+                            norm_layer(in_channels=channels, **norm_kwargs))
+
+
+@ACTIVATIONS.register("SeqATAC")
+class SeqATAC(_Gated):
+    r"""Spatial, then channel context in one gate.
+
+    .. math:: y = x \cdot \sigma(BN(W_2\, relu(BN(W_1\, BN(D x)))))
+
+    with a depth-wise k x k convolution D and point-wise W1 (C -> C/r), W2 (C/r -> C). The
+    authors' code names this unit but no public definition of it exists: this is our
+    reconstruction from arXiv 2007.07729, section III.
+
+    Parameters
+    ----------
+    channels : int
+        Channels C of the feature map.
+    reduction : int, default 2
+        The bottleneck has C / r channels, at least one.
+    kernel_size : int, default 3
+        Side k of the neighbourhood; odd.
+    dilation : int, default 1
+        Spacing of the neighbourhood's points.
+    use_relu : bool, default True
+        Whether a ReLU follows the bottleneck's normalisation.
+    norm_layer, norm_kwargs
+        As in `ChaATAC`.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, reduction=2, kernel_size=3, dilation=1, use_relu=True,
+                 norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
+        super().__init__(**kwargs)
+        inter_channels = hidden_channels(channels, reduction)
+        norm_kwargs = norm_kwargs or {}
+        with self.module.name_scope():
+            self.module.add(_depthwise(channels, kernel_size, dilation),
+                            norm_layer(in_channels=channels, **norm_kwargs),
+                            _pointwise(channels, inter_channels),
+                            norm_layer(in_channels=inter_channels, **norm_kwargs))
+            if use_relu:
+                self.module.add(nn.Activation("relu"))
+            self.module.add(_pointwise(inter_channels, channels),
+                            norm_layer(in_channels=channels, **norm_kwargs))
+
+
+# The gates of xUnit: what turns the spatial response z into a weight in (0, 1].
+_XUNIT_GATES = {
+    "gaussian": lambda F, z: F.exp(-F.square(z)),
+    "sigmoid": lambda F, z: F.Activation(z, act_type="sigmoid"),
+}
+
+
+@ACTIVATIONS.register("xUnit")
+class xUnit(nn.HybridBlock):  # noqa: N801  (the published name)
+    r"""Spatial activation of Kligvasser et al.
+
+    .. math:: y = x \cdot \exp(-z^2), \quad z = BN(D\, relu(BN(x)))
+
+    with a depth-wise k x k convolution D. I. Kligvasser, T. Rott Shaham, T. Michaeli:
+    xUnit: Learning a Spatial Activation Function for Efficient Image Restoration, CVPR 2018,
+    https://arxiv.org/abs/1711.06445, section 3.
+
+    Parameters
+    ----------
+    channels : int
+        Channels C of the feature map.
+    kernel_size : int, default 9
+        Side k of the depth-wise convolution; odd. 9 is the publication's.
+    gate : {'gaussian', 'sigmoid'}, default 'gaussian'
+        What maps z to a weight: exp(-z^2), or a sigmoid.
+    norm_layer, norm_kwargs
+        As in `ChaATAC`.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, kernel_size=9, gate="gaussian",
+                 norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(channels=channels)
+        if gate not in _XUNIT_GATES:
+            raise ValueError(f"gate must be one of {', '.join(_XUNIT_GATES)}, not {gate!r}")
+        norm_kwargs = norm_kwargs or {}
+        self._gate = gate
+        with self.name_scope():
+            self.module = nn.HybridSequential(prefix="")
+            self.module.add(norm_layer(in_channels=channels, **norm_kwargs),
+                            nn.Activation("relu"),
+                            _depthwise(channels, kernel_size, 1),
+                            norm_layer(in_channels=channels, **norm_kwargs))
+
+    def hybrid_forward(self, F, x):
+        return F.elemwise_mul(x, _XUNIT_GATES[self._gate](F, self.module(x)))
+
+
+def _register_gluon(name, build_block):
+    """File one of Gluon's own activations under `name`.
+
+    They need no channel count; the adaptor takes and ignores it, so that no host asks which
+    kind of unit it has.
+    """
+    @ACTIVATIONS.register(name)
+    def build(channels, **options):
+        check_positive(channels=channels)
+        return build_block(**options)
+
+
+_register_gluon("relu", partial(nn.Activation, "relu"))
+_register_gluon("prelu", nn.PReLU)
+_register_gluon("elu", nn.ELU)
+_register_gluon("selu", nn.SELU)
+_register_gluon("gelu", nn.GELU)
+_register_gluon("swish", nn.Swish)
+
+
+@ACTIVATIONS.register("mish")
+class Mish(nn.HybridBlock):
+    r"""The self-regularised activation :math:`y = x \tanh(softplus(x))`.
+
+    D. Misra: Mish, BMVC 2020, https://arxiv.org/abs/1908.08681.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(channels=channels)
+
+    def hybrid_forward(self, F, x):
+        return x * F.tanh(F.Activation(x, act_type="softrelu"))

@@ -1,0 +1,71 @@
+"""One registry per kind of thing that is built by name.
+
+A class or function is registered by a decorator where it stands, under the name that
+users type. Look-up ignores case, so ``ChaATAC`` and ``chaatac`` are the same unit.
+"""
+import difflib
+
+__all__ = ["Registry"]
+
+
+class Registry:
+    """Names -> factories of one kind.
+
+    Parameters
+    ----------
+    kind : str
+        What the names stand for ("activation", "attention", "network"); used in errors.
+    """
+
+    def __init__(self, kind):
+        self.kind = kind
+        self._factories = {}
+        self._names = {}
+
+    def register(self, name):
+        """Return a decorator that files its argument under `name`.
+
+        Raises
+        ------
+        KeyError
+            If the name, in any case, is taken.
+        """
+        key = name.lower()
+        if key in self._factories:
+            raise KeyError(f"the {self.kind} '{name}' is registered twice")
+
+        def file_under_name(factory):
+            self._factories[key] = factory
+            self._names[key] = name
+            return factory
+        return file_under_name
+
+    def names(self):
+        """All names, in the spelling of their registration, sorted without regard to case."""
+        return [self._names[key] for key in sorted(self._names)]
+
+    def canonical(self, name):
+        """The registered spelling of `name`.
+
+        Raises
+        ------
+        ValueError
+            If nothing is registered under it; lists the known names and the closest one.
+        """
+        key = str(name).lower()
+        if key not in self._factories:
+            close = difflib.get_close_matches(key, self._factories, n=1, cutoff=0.5)
+            hint = f" Did you mean '{self._names[close[0]]}'?" if close else ""
+            raise ValueError(f"unknown {self.kind} '{name}'.{hint} "
+                             f"Known: {', '.join(self.names())}.")
+        return self._names[key]
+
+    def __getitem__(self, name):
+        return self._factories[self.canonical(name).lower()]
+
+    def __contains__(self, name):
+        return str(name).lower() in self._factories
+
+    def resolve(self, what):
+        """A factory: `what` itself if it is callable, else the one registered under it."""
+        return what if callable(what) else self[what]

@@ -1,0 +1,169 @@
+"""Make MXNet 1.9.1 and GluonCV 0.10 importable on current Pythons and NumPys.
+
+MXNet's last release (May 2022) reads names at import time that have since been
+removed from its dependencies:
+
+* NumPy 1.24 dropped the aliases of builtins (``np.bool``, ``np.int``, ``np.float``);
+  NumPy 2.0 dropped spellings such as ``np.PZERO``, ``np.NINF``, ``np.NaN``,
+  ``np.alltrue`` or ``np.product``; later releases drop ``np.in1d``, ``np.trapz``,
+  ``np.row_stack``. The financial functions (``np.pmt``, ``np.npv``, ...) left in
+  NumPy 1.20; MXNet only lists them as fallbacks and never computes with them.
+* Python 3.12 dropped ``distutils``; MXNet and GluonCV compare versions with it.
+
+The GPU wheels link CUDA 11, cuDNN 8 and NCCL 2 by bare file name. The pip wheels
+of those libraries (``nvidia-*-cu11``) install outside the loader's search path, so
+they are loaded here first, by full path.
+
+Importing this module does all of it, once. Only what is missing is added: a name
+that NumPy or Python still has is left alone. Import it before ``mxnet``; the
+packages ``model``, ``training`` and ``data.imagenet`` do so themselves.
+"""
+import ctypes
+import importlib.metadata
+import importlib.util
+import re
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["restore_numpy_names", "restore_distutils", "preload_cuda_libraries"]
+
+_FINANCIAL = ("fv", "ipmt", "irr", "mirr", "nper", "npv", "pmt", "ppmt", "pv", "rate")
+
+# Libraries that libmxnet.so of mxnet-cu112 needs, dependencies first.
+_CUDA_LIBRARIES = (
+    "libcudart.so.11.0", "libnvrtc.so.11.2", "libcublasLt.so.11", "libcublas.so.11",
+    "libcufft.so.10", "libcurand.so.10", "libcusolver.so.11", "libnccl.so.2", "libcudnn.so.8",
+)
+
+
+def _removed(name):
+    def stub(*_args, **_kwargs):
+        raise AttributeError(f"numpy.{name} was removed from NumPy; use the package "
+                             "numpy-financial")
+    stub.__name__ = name
+    return stub
+
+
+def _msort(array):
+    return np.sort(array, axis=0)
+
+
+def _replacements():
+    """The removed NumPy names and what stands for each in every later NumPy."""
+    names = {
+        "bool": bool, "int": int, "float": float, "object": object,
+        "PZERO": 0.0, "NZERO": -0.0, "PINF": np.inf, "NINF": -np.inf, "Inf": np.inf,
+        "NaN": np.nan, "NAN": np.nan,
+        "product": np.prod, "cumproduct": np.cumprod, "alltrue": np.all, "sometrue": np.any,
+        "round_": np.round, "in1d": np.isin, "row_stack": np.vstack, "msort": _msort,
+        "trapz": getattr(np, "trapezoid", None),
+    }
+    names.update({name: _removed(name) for name in _FINANCIAL})
+    return {name: value for name, value in names.items() if value is not None}
+
+
+def restore_numpy_names(module=np):
+    """Add the NumPy names that MXNet reads and `module` lacks.
+
+    Returns
+    -------
+    list of str
+        The names that were added.
+    """
+    # vars(), not hasattr(): NumPy's module __getattr__ warns about or refuses old names.
+    added = [name for name in _replacements() if name not in vars(module)]
+    for name in added:
+        setattr(module, name, _replacements()[name])
+    return added
+
+
+class LooseVersion:
+    """Stand-in for ``distutils.version.LooseVersion``: compares dotted versions."""
+
+    def __init__(self, vstring=""):
+        self.vstring = str(vstring)
+        self.version = [int(part) if part.isdigit() else part
+                        for part in re.findall(r"\d+|[a-z]+", self.vstring)]
+
+    def __str__(self):
+        return self.vstring
+
+    def __repr__(self):
+        return f"LooseVersion('{self.vstring}')"
+
+    def _key(self, other):
+        # Numbers before words at the same place, so that mixed parts stay comparable.
+        other = other if isinstance(other, LooseVersion) else LooseVersion(other)
+        return tuple([(isinstance(part, str), part) for part in v.version] for v in (self, other))
+
+    def __eq__(self, other):
+        mine, theirs = self._key(other)
+        return mine == theirs
+
+    def __hash__(self):
+        return hash(tuple(self.version))
+
+    def __lt__(self, other):
+        mine, theirs = self._key(other)
+        return mine < theirs
+
+    def __le__(self, other):
+        return self < other or self == other
+
+    def __gt__(self, other):
+        return not self <= other
+
+    def __ge__(self, other):
+        return not self < other
+
+
+def restore_distutils():
+    """Provide ``distutils.version`` where neither Python nor setuptools does.
+
+    Returns
+    -------
+    bool
+        Whether the stand-in was installed.
+    """
+    if importlib.util.find_spec("distutils") is not None:
+        return False
+    version = types.ModuleType("distutils.version")
+    version.LooseVersion = version.StrictVersion = LooseVersion
+    package = types.ModuleType("distutils")
+    package.version = version
+    sys.modules["distutils"] = package
+    sys.modules["distutils.version"] = version
+    return True
+
+
+def preload_cuda_libraries(distribution="mxnet-cu112"):
+    """Load the CUDA libraries of the ``nvidia-*-cu11`` wheels for a GPU build of MXNet.
+
+    Does nothing unless `distribution` is installed. A library that no wheel holds is
+    left to the system's own loader path (a CUDA toolkit).
+
+    Returns
+    -------
+    list of str
+        The files that were loaded.
+    """
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    spec = importlib.util.find_spec("nvidia")
+    roots = [Path(p) for p in spec.submodule_search_locations] if spec else []
+    loaded = []
+    for name in _CUDA_LIBRARIES:
+        for path in (hit for root in roots for hit in root.glob(f"*/lib/{name}")):
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            loaded.append(str(path))
+    return loaded
+
+
+restore_numpy_names()
+restore_distutils()
+preload_cuda_libraries()
