@@ -5,8 +5,8 @@ removed from its dependencies:
 
 * NumPy 1.24 dropped the aliases of builtins (``np.bool``, ``np.int``, ``np.float``);
   NumPy 2.0 dropped spellings such as ``np.PZERO``, ``np.NINF``, ``np.NaN``,
-  ``np.alltrue`` or ``np.product``; later releases drop ``np.in1d``, ``np.trapz``,
-  ``np.row_stack``. The financial functions (``np.pmt``, ``np.npv``, ...) left in
+  ``np.alltrue`` or ``np.product``, and the module ``np.compat``; later releases drop
+  ``np.in1d``, ``np.trapz``, ``np.row_stack``. The financial functions (``np.pmt``, ``np.npv``, ...) left in
   NumPy 1.20; MXNet only lists them as fallbacks and never computes with them.
 * Python 3.12 dropped ``distutils``; MXNet and GluonCV compare versions with it.
 
@@ -19,6 +19,7 @@ that NumPy or Python still has is left alone. Import it before ``mxnet``; the
 packages ``model``, ``training`` and ``data.imagenet`` do so themselves.
 """
 import ctypes
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import re
@@ -32,10 +33,12 @@ __all__ = ["restore_numpy_names", "restore_distutils", "preload_cuda_libraries"]
 
 _FINANCIAL = ("fv", "ipmt", "irr", "mirr", "nper", "npv", "pmt", "ppmt", "pv", "rate")
 
-# Libraries that libmxnet.so of mxnet-cu112 needs, dependencies first.
+# What libmxnet.so of mxnet-cu112 links (all but libcuda.so.1, which is the driver's) and
+# cuBLAS-Lt, which cuBLAS and cuSOLVER link in turn: dependencies first.
 _CUDA_LIBRARIES = (
-    "libcudart.so.11.0", "libnvrtc.so.11.2", "libcublasLt.so.11", "libcublas.so.11",
-    "libcufft.so.10", "libcurand.so.10", "libcusolver.so.11", "libnccl.so.2", "libcudnn.so.8",
+    "libcudart.so.11.0", "libnvToolsExt.so.1", "libnvrtc.so.11.2", "libcublasLt.so.11",
+    "libcublas.so.11", "libcufft.so.10", "libcurand.so.10", "libcusolver.so.11",
+    "libnccl.so.2", "libcudnn.so.8",
 )
 
 
@@ -60,6 +63,7 @@ def _replacements():
         "product": np.prod, "cumproduct": np.cumprod, "alltrue": np.all, "sometrue": np.any,
         "round_": np.round, "in1d": np.isin, "row_stack": np.vstack, "msort": _msort,
         "trapz": getattr(np, "trapezoid", None),
+        "compat": types.SimpleNamespace(basestring=str),
     }
     names.update({name: _removed(name) for name in _FINANCIAL})
     return {name: value for name, value in names.items() if value is not None}
@@ -74,10 +78,10 @@ def restore_numpy_names(module=np):
         The names that were added.
     """
     # vars(), not hasattr(): NumPy's module __getattr__ warns about or refuses old names.
-    added = [name for name in _replacements() if name not in vars(module)]
-    for name in added:
-        setattr(module, name, _replacements()[name])
-    return added
+    added = {name: value for name, value in _replacements().items() if name not in vars(module)}
+    for name, value in added.items():
+        setattr(module, name, value)
+    return list(added)
 
 
 class LooseVersion:
@@ -130,12 +134,13 @@ def restore_distutils():
     """
     if importlib.util.find_spec("distutils") is not None:
         return False
-    version = types.ModuleType("distutils.version")
+    # With their specs, so that whoever asks for them next (we, a second time) finds them.
+    package, version = (
+        importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None, is_package=top))
+        for name, top in (("distutils", True), ("distutils.version", False)))
     version.LooseVersion = version.StrictVersion = LooseVersion
-    package = types.ModuleType("distutils")
     package.version = version
-    sys.modules["distutils"] = package
-    sys.modules["distutils.version"] = version
+    sys.modules.update({"distutils": package, "distutils.version": version})
     return True
 
 
