@@ -1,0 +1,30 @@
+# `make demo` and `make test` need nothing but make, a shell and CPython 3.9 to 3.13:
+# tools/setup_env.sh builds .venv on the first call and does nothing on the next ones.
+#
+#     PYTHON=python3.12        use this interpreter
+#     MXNET_VARIANT=cpu|gpu    install this build of MXNet
+
+.PHONY: help demo test lint env env-dev
+
+help:
+	@echo "make demo    train ChaATAC on the built-in data set (minutes on a CPU), then evaluate it"
+	@echo "make test    run the tests"
+	@echo "make lint    check the code's style"
+	@echo "make env     only build .venv"
+
+env:
+	@tools/setup_env.sh
+
+env-dev:
+	@tools/setup_env.sh --dev
+
+demo: env
+	.venv/bin/python train_cifar.py --dataset shapes --act-type ChaATAC --blocks 1 \
+		--num-epochs 4 --name demo --overwrite
+	.venv/bin/python evaluate.py --params params/demo/best.params
+
+test: env-dev
+	.venv/bin/python -m pytest -q
+
+lint: env-dev
+	.venv/bin/ruff check
