@@ -1,0 +1,20 @@
+"""Data sets as arrays, and the batches drawn from them.
+
+    dataset = get_dataset("cifar10")                  # reads, downloads or draws
+    train = Batches(dataset.train, batch_size=128)    # from data.batches
+    for images, labels, indices in train.epoch(0):
+        ...
+
+Images stay uint8, (N, 3, 32, 32), from the file to the device; normalisation happens
+there. Nothing in this package imports MXNet but the ImageNet readers, and importing the
+package itself does not even import NumPy, so that a script's ``--help`` stays quick.
+
+A data set is added by a function that returns a `Dataset`, under the decorator
+`register_dataset`; import its module below.
+"""
+from data.dataset import (DataError, Dataset, ImageSet, get_dataset, list_datasets,
+                          register_dataset)
+from data import cifar, shapes  # noqa: F401  (they register their data sets)
+
+__all__ = ["DataError", "Dataset", "ImageSet", "get_dataset", "list_datasets",
+           "register_dataset"]
