@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Train one network on CIFAR-10, CIFAR-100 or the built-in data set of shapes.
+
+    python train_cifar.py --act-type ChaATAC --blocks 3
+
+is the recipe of "Attention as Activation" (arXiv 2007.07729) on CIFAR-10.
+"""
+import sys
+
+from data import DataError, list_datasets
+from training.device import set_threads
+from training.errors import run_script
+from training.options import (Parser, add_device_options, add_network_options, add_run_options,
+                              add_training_options, natural, positive_int)
+
+
+def make_parser():
+    parser = Parser(prog="train_cifar.py", description=__doc__.splitlines()[0])
+    network = add_network_options(
+        parser, model="resnet_v2_cifar",
+        act_layers_help="how many positions get the unit, of three stages and the head "
+                        "(default: all)")
+    network.add_argument("--blocks", type=positive_int, metavar="B",
+                         help="the paper's b: residual blocks per stage (default: 3)")
+    data = parser.add_argument_group("data")
+    data.add_argument("--dataset", default="cifar10", metavar="NAME",
+                      help=f"one of {', '.join(list_datasets())}")
+    data.add_argument("--data-dir", metavar="DIR",
+                      help="folder of the official binary files "
+                           "(default: ~/.mxnet/datasets/<dataset>)")
+    data.add_argument("--data-url", metavar="URL[#md5=SUM]",
+                      help="download the archive from here if the files are missing")
+    data.add_argument("--limit-train", type=positive_int, metavar="N",
+                      help="use only the first N training images")
+    data.add_argument("--val-split", type=natural, default=0, metavar="N",
+                      help="hold out N training images and select on them, not on the test set")
+    data.add_argument("--padding", choices=("black", "mean", "reflect"), default="black",
+                      help="what surrounds an image before it is cropped; black is the paper's")
+    data.add_argument("-j", "--num-data-workers", type=natural, default=4, metavar="N",
+                      help="batches prepared ahead in the background (0: none)")
+    add_training_options(parser, num_epochs=400, batch_size=128, lr=0.2)
+    add_device_options(parser)
+    add_run_options(parser, save_period=0)
+    return parser
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    parser.parse_args(argv)
+    set_threads()
+
+    # What follows needs MXNet; a wrong option or --help has been answered by now.
+    from model.zoo import build, describe, load_weights
+    from training.session import Recipe, train
+
+    return train(parser, argv, Recipe(describe, build, load_weights, make_batches,
+                                      milestones=(300, 350), epochs=400))
+
+
+def make_batches(options, global_batch_size):
+    """The data set and its batches: (dataset, training, validation, test)."""
+    from data import get_dataset
+    from data.batches import Batches
+
+    dataset = get_dataset(options.dataset, options.data_dir, options.data_url,
+                          options.limit_train, options.val_split, options.seed)
+    train = Batches(dataset.train, global_batch_size, seed=options.seed, padding=options.padding,
+                    mean=dataset.mean, prefetch=options.num_data_workers)
+    val, test = (Batches(images, global_batch_size, train=False,
+                         prefetch=options.num_data_workers)
+                 for images in (dataset.val, dataset.test))
+    return dataset, train, val, test
+
+
+if __name__ == "__main__":
+    run_script(main, DataError)

@@ -1,0 +1,218 @@
+"""Checkpoints that are complete or absent.
+
+A checkpoint is a folder ``step-<number>`` with three files:
+
+    net.params        the network's parameters, in MXNet's own format
+    optimizer.params  the optimizer's arrays, in the same format: nothing is pickled
+    state.json        everything else, and the SHA-256 of both
+
+It is written under a temporary name, flushed, and renamed as a whole.
+"""
+import copy
+import os
+import re
+import shutil
+from pathlib import Path
+
+import mxnet as mx
+
+from .files import read_json, sha256, sync_folder, write_json
+
+__all__ = ["CheckpointError", "save_checkpoint", "load_checkpoint", "list_checkpoints"]
+
+_NAME = re.compile(r"step-(\d{9})")
+_ARRAY_FILES = ("net.params", "optimizer.params")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+def list_checkpoints(folder):
+    """The complete-looking checkpoints in a folder, oldest first.
+
+    Returns
+    -------
+    list of pathlib.Path
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def _leaves(state):
+    """The arrays of an optimizer's state for one parameter, in a fixed order."""
+    if state is None:
+        return []
+    if isinstance(state, (tuple, list)):
+        return [leaf for part in state for leaf in _leaves(part)]
+    return [state]
+
+
+def _trained_parameters(net, trainer):
+    """(index in the trainer, structural name, parameter) of all that is trained."""
+    names = {id(parameter): name for name, parameter in net._collect_params_with_prefix().items()}
+    return [(index, names[id(parameter)], parameter)
+            for index, parameter in enumerate(trainer._params) if parameter.grad_req != "null"]
+
+
+def _optimizer_arrays(net, trainer):
+    states = trainer._updaters[0].states
+    return {f"{name}:{k}": leaf.as_in_context(mx.cpu())
+            for index, name, _ in _trained_parameters(net, trainer)
+            for k, leaf in enumerate(_leaves(states.get(index)))}
+
+
+def _update_counts(net, trainer):
+    counts = trainer._optimizer._index_update_count
+    return {name: counts.get(index, 0) for index, name, _ in _trained_parameters(net, trainer)}
+
+
+def save_checkpoint(folder, step, net, trainer, state, keep=2):
+    """Write a checkpoint and remove the oldest ones.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Where the run's checkpoints live.
+    step : int
+        Optimizer updates done; names the checkpoint.
+    net : mxnet.gluon.Block
+    trainer : mxnet.gluon.Trainer
+    state : dict
+        JSON-compatible; what the loop needs to go on.
+    keep : int, default 2
+        How many checkpoints stay.
+
+    Returns
+    -------
+    pathlib.Path
+        The checkpoint.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{step:09d}"
+    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        net.save_parameters(str(temporary / "net.params"))
+        mx.nd.save(str(temporary / "optimizer.params"), _optimizer_arrays(net, trainer))
+        _flush_files(temporary)
+        write_json(temporary / "state.json", {
+            **state, "update_counts": _update_counts(net, trainer),
+            "num_update": trainer._optimizer.num_update,
+            "sha256": {name: sha256(temporary / name) for name in _ARRAY_FILES}})
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _flush_files(folder):
+    for name in _ARRAY_FILES:
+        with open(folder / name, "rb+") as stream:
+            os.fsync(stream.fileno())
+
+
+def _verified_state(path):
+    """The state of a checkpoint whose files are what they were when written."""
+    try:
+        state = read_json(path / "state.json")
+        expected = state["sha256"]
+        for name in _ARRAY_FILES:
+            if sha256(path / name) != expected[name]:
+                raise CheckpointError(f"checkpoint {path} is damaged: {name} has changed since "
+                                      "it was written")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from None
+    return state
+
+
+def newest_state(folder, warn):
+    """The newest undamaged checkpoint of a folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    warn : callable
+        Told of every damaged checkpoint that is passed over.
+
+    Returns
+    -------
+    (pathlib.Path, dict) or None
+        None if there is no checkpoint at all.
+
+    Raises
+    ------
+    CheckpointError
+        If there are checkpoints but all are damaged.
+    """
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            return path, _verified_state(path)
+        except CheckpointError as error:
+            warn(str(error))
+    if paths:
+        raise CheckpointError(f"every checkpoint in {folder} is damaged; start anew with "
+                              "--overwrite")
+    return None
+
+
+def load_checkpoint(path, state, net, trainer):
+    """Put network and optimizer into the state of a checkpoint.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The checkpoint's folder.
+    state : dict
+        Its state, as `newest_state` returned it.
+    net : mxnet.gluon.Block
+        The same network, initialized.
+    trainer : mxnet.gluon.Trainer
+        Made for that network with the same optimizer.
+
+    Raises
+    ------
+    CheckpointError
+        If parameters or optimizer arrays do not fit.
+    """
+    try:
+        net.load_parameters(str(path / "net.params"),
+                            ctx=trainer._contexts, cast_dtype=True, dtype_source="current")
+    except (AssertionError, ValueError, mx.MXNetError) as error:
+        raise CheckpointError(f"checkpoint {path} belongs to another network: "
+                              f"{str(error).splitlines()[0]}") from None
+    _restore_optimizer(path, state, net, trainer)
+
+
+def _restore_optimizer(path, state, net, trainer):
+    optimizer = trainer._optimizer
+    arrays = mx.nd.load(str(path / "optimizer.params")) or {}
+    counts = {}
+    for index, name, parameter in _trained_parameters(net, trainer):
+        for updater, data in zip(trainer._updaters, parameter.list_data()):
+            fresh = optimizer.create_state_multi_precision(index, data)
+            for k, leaf in enumerate(_leaves(fresh)):
+                stored = arrays.get(f"{name}:{k}")
+                if stored is None or stored.shape != leaf.shape:
+                    raise CheckpointError(f"checkpoint {path} was written by another optimizer "
+                                          f"({name} has no fitting state)")
+                leaf[:] = stored
+            updater.states[index] = fresh
+            updater.states_synced[index] = True
+        counts[index] = state["update_counts"][name]
+    optimizer.num_update = state["num_update"]
+    # One count per device; the optimizer switches between them by device number.
+    optimizer._all_index_update_counts = {
+        context.device_id: copy.copy(counts) for context in trainer._contexts}
+    optimizer._index_update_count = optimizer._all_index_update_counts[
+        trainer._contexts[0].device_id]

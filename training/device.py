@@ -1,0 +1,106 @@
+"""Threads and devices."""
+import math
+import os
+from pathlib import Path
+
+from .errors import UserError
+
+__all__ = ["physical_cores", "set_threads", "select_contexts"]
+
+_CPU_FOLDER = Path("/sys/devices/system/cpu")
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def _usable_cpus():
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _quota_cores(path):
+    """CPU time this control group may use, in cores; infinite where no limit is set."""
+    try:
+        quota, period = path.read_text().split()[:2]
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def physical_cores(cpu_folder=_CPU_FOLDER, quota_file=_CPU_QUOTA):
+    """Number of physical cores that this process may use, at least 1.
+
+    Hyper-threads of one core count once; a container's CPU quota bounds the number.
+    """
+    siblings = set()
+    for cpu in _usable_cpus():
+        try:
+            topology = cpu_folder / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+            siblings.add(topology.read_text().strip())
+        except OSError:
+            siblings.add(str(cpu))
+    return max(1, min(len(siblings), math.ceil(_quota_cores(quota_file))))
+
+
+def set_threads(environ=os.environ):
+    """Give OpenMP one thread a physical core, unless the user has said otherwise.
+
+    Must run before MXNet is imported. Left alone, MXNet takes half of the logical CPUs,
+    which idles half of a machine without hyper-threading.
+
+    Returns
+    -------
+    str
+        The number of threads in force, as OMP_NUM_THREADS has it.
+    """
+    return environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+
+
+def _parse_gpus(gpus):
+    try:
+        indices = [int(part) for part in gpus.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--gpus takes device numbers such as 0 or 0,1, not '{gpus}'") from None
+    if len(set(indices)) != len(indices) or min(indices, default=0) < 0:
+        raise UserError(f"--gpus must name different devices, numbered from 0: '{gpus}'")
+    return indices
+
+
+def select_contexts(gpus=None, num_gpus=None, available=None):
+    """The MXNet contexts to train on.
+
+    Parameters
+    ----------
+    gpus : str, optional
+        Device numbers, "0,1". An empty string means the CPU.
+    num_gpus : int, optional
+        The first so many devices; 0 means the CPU.
+    available : int, optional
+        Number of GPUs; asked of MXNet if not given.
+
+    Returns
+    -------
+    list of mxnet.Context
+        With neither option: the first GPU where there is one, else the CPU.
+
+    Raises
+    ------
+    UserError
+        If a device is asked for that does not exist, or both options are given.
+    """
+    import mxnet as mx
+
+    if gpus is not None and num_gpus is not None:
+        raise UserError("give either --gpus or --num-gpus, not both")
+    available = mx.context.num_gpus() if available is None else available
+    if gpus is not None:
+        indices = _parse_gpus(gpus)
+    elif num_gpus is not None:
+        indices = list(range(num_gpus))
+    else:
+        indices = list(range(min(available, 1)))
+    missing = [index for index in indices if index >= available]
+    if missing:
+        raise UserError(f"GPU {missing[0]} was asked for, but MXNet finds {available or 'no'} "
+                        f"GPU{'' if available == 1 else 's'} here; use --num-gpus "
+                        f"{available} or less (0 trains on the CPU)")
+    return [mx.gpu(index) for index in indices] or [mx.cpu()]

@@ -1,0 +1,422 @@
+"""The training loop: one for every network and data set.
+
+`train_epoch` and `evaluate` do one pass each; `Fit` strings passes together into a run that
+logs, draws, saves, and can be taken up again where it was left.
+"""
+import math
+import time
+from dataclasses import asdict, dataclass, field
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd, nd
+
+from .checkpoint import load_checkpoint, newest_state, save_checkpoint
+from .errors import UserError
+from .files import replacing, sha256, write_json
+from .history import History, draw_curves, epoch_line
+from .progress import Progress
+
+__all__ = ["Normalize", "evaluate", "train_epoch", "Totals", "Fit", "FitOptions",
+           "NonFiniteLoss"]
+
+_TOP = 5
+
+
+class NonFiniteLoss(UserError):
+    """The loss is not a finite number; training has stopped."""
+
+
+class Normalize:
+    """Bring a batch of uint8 images to a device and normalise it there.
+
+    Parameters
+    ----------
+    mean, std : sequence of 3 floats
+        Of the channels, with pixels in [0, 1].
+    dtype : str, default 'float32'
+        Type of the result.
+    """
+
+    def __init__(self, mean, std, dtype="float32"):
+        self._shift = 255.0 * np.asarray(mean, np.float32).reshape(1, 3, 1, 1)
+        self._scale = 1.0 / (255.0 * np.asarray(std, np.float32).reshape(1, 3, 1, 1))
+        self._dtype = dtype
+        self._constants = {}
+
+    def __call__(self, images, ctx):
+        """(N, 3, H, W) uint8 on the host -> (N, 3, H, W) floats on `ctx`."""
+        if ctx not in self._constants:
+            self._constants[ctx] = (nd.array(self._shift, ctx), nd.array(self._scale, ctx))
+        shift, scale = self._constants[ctx]
+        x = nd.array(images, ctx=ctx, dtype="uint8").astype("float32")
+        return nd.broadcast_mul(nd.broadcast_sub(x, shift), scale).astype(self._dtype, copy=False)
+
+
+def _pad(images, size):
+    """Repeat the first image until there are `size`: a static graph wants one batch size."""
+    missing = size - len(images)
+    if missing <= 0:
+        return images
+    return np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
+
+
+def evaluate(net, batches, normalize, contexts, progress=None):
+    """Score a network on every image exactly once.
+
+    Parameters
+    ----------
+    net : mxnet.gluon.Block
+        Maps (N, 3, H, W) to logits (N, classes).
+    batches : data.batches.Batches
+        Not shuffled, last partial batch kept.
+    normalize : Normalize
+    contexts : list of mxnet.Context
+        Batches go to them in turn.
+    progress : Progress, optional
+
+    Returns
+    -------
+    dict
+        ``loss`` (mean cross-entropy), ``accuracy`` and ``top5_accuracy`` (fractions), and
+        ``count``, the number of images.
+    """
+    pending, totals = [], np.zeros(4)
+    for step, (images, labels, _) in enumerate(batches.epoch(0)):
+        ctx = contexts[step % len(contexts)]
+        logits = net(normalize(_pad(images, batches.batch_size), ctx))
+        pending.append(_score(logits[:len(images)].astype("float32"),
+                              nd.array(labels, ctx=ctx, dtype="int32"), len(images)))
+        if len(pending) == 16:
+            totals += _read(pending)
+            if progress:
+                progress.update(step + 1, batches.batch_size)
+    totals += _read(pending)
+    loss, top1, top5, count = totals
+    return {"loss": loss / count, "accuracy": top1 / count, "top5_accuracy": top5 / count,
+            "count": int(count)}
+
+
+def _score(logits, labels, count):
+    """Sums over a batch, left on the device: loss, top-1 hits, top-5 hits; and its size."""
+    loss = -nd.pick(nd.log_softmax(logits), labels).sum()
+    best = logits.topk(k=min(_TOP, logits.shape[1]), ret_typ="indices", dtype="int32")
+    hits = nd.broadcast_equal(best, labels.reshape((-1, 1)))
+    return loss, hits[:, 0].astype("float32").sum(), hits.astype("float32").sum(), count
+
+
+def _read(pending):
+    """Sum and clear the scores of several batches (a device read)."""
+    total = np.zeros(4)
+    for *sums, count in pending:
+        total += [float(s.asscalar()) for s in sums] + [count]
+    pending.clear()
+    return total
+
+
+@dataclass
+class Totals:
+    """What an epoch has added up so far; travels in a mid-epoch checkpoint."""
+
+    step: int = 0
+    images: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass
+class _Pending:
+    """Results of one step, still on the device."""
+
+    step: int
+    indices: np.ndarray
+    losses: list
+    hits: list
+
+
+class _Step:
+    """One optimizer update on one global batch."""
+
+    def __init__(self, net, trainer, objective, normalize, contexts, seed, reseed):
+        self.net, self.trainer, self.objective = net, trainer, objective
+        self.normalize, self.contexts = normalize, contexts
+        self.seed, self.reseed = seed, reseed
+
+    def __call__(self, epoch, step, images, labels):
+        """Returns the summed loss and the number of hits of each device, unread."""
+        if self.reseed:
+            # Dropout draws from MXNet's own stream: tie it to the step, so that a resumed
+            # run draws the same masks.
+            mx.random.seed(_seed_of(self.seed, epoch, step))
+        outputs = []
+        for k, part in enumerate(np.array_split(np.arange(len(labels)), len(self.contexts))):
+            ctx = self.contexts[k]
+            label = nd.array(labels[part], ctx=ctx, dtype="int32")
+            x, target = self.objective.prepare(
+                self.normalize(images[part], ctx), label,
+                lambda k=k: np.random.Generator(np.random.PCG64([self.seed, epoch, step, k])))
+            with autograd.record():
+                logits = self.net(x)
+                loss = self.objective(logits, target)
+            outputs.append((loss, logits, target))
+        autograd.backward([loss for loss, _, _ in outputs])
+        self.trainer.step(len(labels))
+        return ([loss.sum() for loss, _, _ in outputs],
+                [_hits(logits, target) for _, logits, target in outputs])
+
+
+def _seed_of(*numbers):
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] & 0x7FFFFFFF)
+
+
+def _hits(logits, target):
+    """How many images are given their class (their larger share, where targets are mixed)."""
+    target = target.argmax(axis=1) if target.ndim == 2 else target.astype("float32")
+    return (logits.argmax(axis=1).astype("float32") == target).sum()
+
+
+def _collect(pending, totals, epoch):
+    """Read the finished steps' results into the totals, one after the other.
+
+    The order of the additions does not depend on how often this is called, so an interrupted
+    and resumed epoch ends with the same bits.
+    """
+    for item in pending:
+        loss = sum(float(part.asscalar()) for part in item.losses)
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss is {loss} in epoch {epoch}, step {item.step} (images "
+                f"{', '.join(map(str, item.indices[:8]))} ...): training stops; the last "
+                "checkpoint is kept. A lower --lr or a longer --warmup-epochs may help")
+        totals.loss += loss
+        totals.correct += sum(float(part.asscalar()) for part in item.hits)
+        totals.images += len(item.indices)
+        totals.step = item.step + 1
+    pending.clear()
+
+
+def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=20, after=None):
+    """Train for one epoch, or for the rest of one.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(epoch, index, images, labels)`` does an update and returns unread results.
+    batches : data.batches.Batches
+    epoch : int
+        Counted from 0.
+    set_rate : callable
+        ``set_rate(index)`` sets the learning rate of the epoch's step `index`.
+    totals : Totals
+        Where to start; filled while training.
+    progress : Progress
+    log_interval : int, default 20
+        Steps between two reads from the device. Nothing else waits for it.
+    after : callable, optional
+        ``after(totals, collect)`` is called after each step; it may call ``collect()`` to have
+        the totals up to date, and save.
+
+    Raises
+    ------
+    NonFiniteLoss
+        If a loss is not finite; names the step.
+    """
+    pending, start = [], time.monotonic() - totals.seconds
+
+    def collect():
+        _collect(pending, totals, epoch)
+        totals.seconds = time.monotonic() - start
+
+    for index, (images, labels, indices) in enumerate(batches.epoch(epoch, totals.step),
+                                                      totals.step):
+        set_rate(index)
+        pending.append(_Pending(index, indices, *step(epoch, index, images, labels)))
+        if len(pending) >= log_interval:
+            collect()
+            progress.update(index + 1, len(labels),
+                            f"loss {totals.loss / totals.images:.3f} "
+                            f"acc {100 * totals.correct / totals.images:.1f} %")
+        if after:
+            after(index + 1, collect)
+    collect()
+
+
+@dataclass
+class FitOptions:
+    """How long to train and when to save; see the scripts' options of the same names."""
+
+    num_epochs: int
+    seed: int = 0
+    log_interval: int = 20
+    save_period: int = 0
+    keep: int = 0
+    checkpoint_every: int = 0
+    early_stop: int = 0
+    val_name: str = "test"
+    title: str = ""
+    reseed: bool = False
+
+
+@dataclass
+class _Position:
+    """Where a run stands; everything of it that is not an array. Travels in checkpoints."""
+
+    epoch: int = 0
+    totals: Totals = field(default_factory=Totals)
+    rows: list = field(default_factory=list)
+    best: dict = None
+    waited: int = 0
+    factor: float = 1.0
+    plateau_waited: int = 0
+    finished: bool = False
+
+    @classmethod
+    def from_state(cls, state):
+        values = {name: state[name] for name in cls.__dataclass_fields__}
+        values["totals"] = Totals(**values["totals"])
+        return cls(**values)
+
+
+class Fit:
+    """A training run.
+
+    Parameters
+    ----------
+    net : mxnet.gluon.HybridBlock
+        Initialized on `contexts`.
+    trainer : mxnet.gluon.Trainer
+    objective : training.objective.Objective
+    schedule : training.schedule.Schedule
+    train_batches, val_batches : data.batches.Batches
+    normalize : Normalize
+    contexts : list of mxnet.Context
+    run : training.run.Run
+        The run's folders.
+    log : logging.Logger
+    options : FitOptions
+    description : dict
+        The network's description; stands beside every saved parameter file.
+    plateau : training.schedule.Plateau, optional
+        Scales the learning rate by the results.
+    """
+
+    def __init__(self, net, trainer, objective, schedule, train_batches, val_batches, normalize,
+                 contexts, run, log, options, description, plateau=None):
+        self.net, self.trainer, self.schedule = net, trainer, schedule
+        self.train_batches, self.val_batches = train_batches, val_batches
+        self.normalize, self.contexts = normalize, contexts
+        self.run, self.log, self.options = run, log, options
+        self.description, self.plateau = description, plateau
+        self.steps_per_epoch = len(train_batches)
+        self.step = _Step(net, trainer, objective, normalize, contexts, options.seed,
+                          options.reseed)
+        self.position = _Position()
+
+    def resume(self):
+        """Take up the run at its newest undamaged checkpoint.
+
+        Returns
+        -------
+        bool
+            Whether there was one.
+        """
+        found = newest_state(self.run.checkpoints, self.log.warning)
+        if found is None:
+            return False
+        path, state = found
+        load_checkpoint(path, state, self.net, self.trainer)
+        self.position = _Position.from_state(state)
+        if self.plateau:
+            self.plateau.factor = self.position.factor
+            self.plateau.waited = self.position.plateau_waited
+        self.log.info(f"resumed from {path}: epoch {self.position.epoch}, "
+                      f"step {self.position.totals.step}")
+        return True
+
+    def __call__(self):
+        """Train to the end.
+
+        Returns
+        -------
+        dict
+            ``last`` and ``best``: the rows of those epochs.
+        """
+        position = self.position
+        while not position.finished:
+            self._train_one_epoch()
+            row = self._finish_epoch()
+            self._save_epoch(row)
+        return {"last": position.rows[-1], "best": position.best}
+
+    def _rate(self, index):
+        step = self.position.epoch * self.steps_per_epoch + index
+        return self.schedule(step) * self.position.factor
+
+    def _train_one_epoch(self):
+        position, options = self.position, self.options
+        later = (options.num_epochs - position.epoch - 1) * self.steps_per_epoch
+        progress = Progress(f"epoch {position.epoch + 1}/{options.num_epochs}",
+                            self.steps_per_epoch, later)
+        train_epoch(self.step, self.train_batches, position.epoch,
+                    lambda index: self.trainer.set_learning_rate(self._rate(index)),
+                    position.totals, progress, options.log_interval, self._maybe_checkpoint)
+        progress.close()
+
+    def _maybe_checkpoint(self, done, collect):
+        every = self.options.checkpoint_every
+        if every and done % every == 0 and done < self.steps_per_epoch:
+            collect()
+            self._checkpoint()
+
+    def _finish_epoch(self):
+        """Evaluate, note the epoch's figures, and move on to the next one."""
+        position, totals = self.position, self.position.totals
+        val = evaluate(self.net, self.val_batches, self.normalize, self.contexts)
+        row = {"epoch": position.epoch, "lr": self._rate(totals.step - 1),
+               "train_loss": totals.loss / totals.images,
+               "train_accuracy": totals.correct / totals.images, "val_loss": val["loss"],
+               "val_accuracy": val["accuracy"], "val_top5_accuracy": val["top5_accuracy"],
+               "images_per_s": totals.images / totals.seconds, "seconds": totals.seconds}
+        position.rows.append(row)
+        improved = position.best is None or row["val_accuracy"] > position.best["val_accuracy"]
+        if improved:
+            position.best = row
+        position.waited = 0 if improved else position.waited + 1
+        if self.plateau:
+            self.plateau.update(improved)
+            position.factor, position.plateau_waited = self.plateau.factor, self.plateau.waited
+        position.epoch += 1
+        position.totals = Totals()
+        stopped = 0 < self.options.early_stop <= position.waited
+        position.finished = stopped or position.epoch >= self.options.num_epochs
+        self.log.info(epoch_line(row))
+        if stopped:
+            self.log.info(f"no improvement for {position.waited} epochs: stopped early")
+        return row
+
+    def _save_epoch(self, row):
+        """Params, then the checkpoint that vouches for them, then what is only to be seen."""
+        options = self.options
+        self._save_params("last", row)
+        if row is self.position.best:
+            self._save_params("best", row)
+        if options.save_period and (row["epoch"] + 1) % options.save_period == 0:
+            self._save_params(f"epoch-{row['epoch'] + 1:04d}", row)
+            self.run.drop_periodic(options.keep)
+        self._checkpoint()
+        History(self.run.metrics, self.position.rows).write()
+        draw_curves(self.position.rows, self.run.curves, options.title, options.val_name)
+
+    def _save_params(self, name, row):
+        path = self.run.params / f"{name}.params"
+        with replacing(path) as temporary:
+            self.net.save_parameters(str(temporary))
+        write_json(path.with_suffix(".json"), {
+            **self.description, "epoch": row["epoch"], "figures": row, "sha256": sha256(path)})
+
+    def _checkpoint(self):
+        step = self.position.epoch * self.steps_per_epoch + self.position.totals.step
+        save_checkpoint(self.run.checkpoints, step, self.net, self.trainer,
+                        asdict(self.position))
+

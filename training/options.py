@@ -1,0 +1,255 @@
+"""Command-line options that the training scripts share, and the JSON that may set them.
+
+Nothing here imports MXNet or NumPy: ``--help`` must answer at once. Names of units and
+networks are therefore checked later, against their registries.
+"""
+import argparse
+import math
+
+from .errors import UserError
+from .files import read_json
+
+__all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
+           "Parser", "add_network_options", "add_training_options", "add_device_options",
+           "add_run_options"]
+
+
+# ---- types: each names its range in the error -------------------------------------------
+
+def _number(text, convert, accepts, wanted):
+    try:
+        value = convert(text)
+    except ValueError:
+        value = None
+    if value is None or not math.isfinite(value) or not accepts(value):
+        raise argparse.ArgumentTypeError(f"must be {wanted}, not '{text}'")
+    return value
+
+
+def positive_int(text):
+    """An integer of at least 1."""
+    return _number(text, int, lambda v: v >= 1, "a whole number of at least 1")
+
+
+def natural(text):
+    """An integer of at least 0."""
+    return _number(text, int, lambda v: v >= 0, "a whole number of at least 0")
+
+
+def seed(text):
+    """An integer that every random generator here accepts as a seed."""
+    return _number(text, int, lambda v: 0 <= v < 2 ** 31, "a whole number from 0 to 2147483647")
+
+
+def positive_float(text):
+    """A number above 0."""
+    return _number(text, float, lambda v: v > 0, "a number above 0")
+
+
+def non_negative(text):
+    """A number of at least 0."""
+    return _number(text, float, lambda v: v >= 0, "a number of at least 0")
+
+
+def fraction(text):
+    """A number from 0 up to, but not including, 1."""
+    return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
+
+
+def milestones(text):
+    """Increasing epochs, separated by commas: '300,350'."""
+    try:
+        epochs = tuple(int(part) for part in str(text).split(",") if part.strip())
+    except ValueError:
+        epochs = (0,)
+    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
+        raise argparse.ArgumentTypeError(f"must be increasing epochs such as 300,350, "
+                                         f"not '{text}'")
+    return epochs
+
+
+# ---- the parser ----------------------------------------------------------------------------
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, and that takes defaults from JSON."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+    def explicit(self, argv):
+        """Names of the options that a command line itself sets."""
+        saved = {action.dest: action.default for action in self._actions}
+        stored = dict(self._defaults)
+        try:
+            for action in self._actions:
+                action.default = argparse.SUPPRESS
+            self._defaults.clear()
+            return set(vars(self.parse_args(argv)))
+        finally:
+            for action in self._actions:
+                action.default = saved[action.dest]
+            self._defaults.update(stored)
+
+    def load_config(self, path):
+        """Take the defaults of options from a JSON file: a run's config.json is such a file.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read, names an unknown option or holds an unfit value.
+        """
+        try:
+            config = read_json(path)
+        except OSError as error:
+            raise UserError(f"cannot read --config {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        actions = {action.dest: action for action in self._actions}
+        unknown = [key for key in config if key.replace("-", "_") not in actions]
+        if unknown:
+            raise UserError(f"{path} sets unknown options: {', '.join(sorted(unknown))}")
+        self.set_defaults(**{
+            key.replace("-", "_"): self._checked(actions[key.replace("-", "_")], value, path)
+            for key, value in config.items()})
+
+    def _checked(self, action, value, path):
+        """`value` as the command line would have it."""
+        if value is None:
+            return None
+        flag = action.option_strings[0]
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise UserError(f"{path}: {flag} must be true or false, not {value!r}")
+            return value
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, (bool, dict)):
+            raise UserError(f"{path}: {flag} cannot be {value!r}")
+        try:
+            value = self._get_value(action, text)
+            self._check_value(action, value)
+        except argparse.ArgumentError as error:
+            raise UserError(f"{path}: {error}") from None
+        return value
+
+
+# ---- groups -----------------------------------------------------------------------------------
+
+def add_network_options(parser, model, act_layers_help):
+    """The network and what fills its slots."""
+    group = parser.add_argument_group("network")
+    add = group.add_argument
+    add("--model", default=model, metavar="NAME", help="network")
+    add("--act-type", metavar="NAME",
+        help="unit of the activation slots: relu, prelu, elu, selu, gelu, swish, mish, xUnit, "
+             "ChaATAC, SpaATAC, SeqATAC (default: the network's own)")
+    add("--reduction", "--r", type=positive_int, metavar="R",
+        help="the paper's r: bottleneck channels are C / R (default: the unit's own; 2 for ATAC)")
+    add("--use-relu", "--useReLU", action=argparse.BooleanOptionalAction,
+        help="ReLU inside the ATAC gate (default: yes, the paper's)")
+    add("--use-global", "--useGlobal", action=argparse.BooleanOptionalAction,
+        help="average over all positions first: the paper's SEActivation ablation (default: no)")
+    add("--act-kernel-size", type=positive_int, metavar="K",
+        help="kernel of SpaATAC, SeqATAC or xUnit, in pixels (default: the unit's own)")
+    add("--act-dilation", type=positive_int, metavar="D",
+        help="dilation of that kernel (default: 1)")
+    add("--act-gate", metavar="GATE", help="gate of xUnit: gaussian or sigmoid")
+    add("--act-layers", type=natural, metavar="N", help=act_layers_help)
+    add("--act-order", choices=("bac", "pre"),
+        help="whether the last (bac) or the first (pre) --act-layers get the unit (default: bac)")
+    add("--replace-act", metavar="NAME",
+        help="unit of the remaining activation slots (default: relu)")
+    add("--attention", metavar="NAME", help="unit of the attention slots (default: none)")
+    add("--drop-rate", type=fraction, default=0.0, metavar="P",
+        help="dropout before the classifier")
+    add("--summary", action="store_true", help="print the network's layers, then train")
+    return group
+
+
+def add_training_options(parser, **defaults):
+    """Optimizer, schedule and regularisation."""
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--num-epochs", type=positive_int, metavar="N", help="epochs")
+    add("--batch-size", type=positive_int, metavar="N", help="images per device and step")
+    add("--optimizer", choices=("nag", "sgd", "adam"), default="nag", help="update rule")
+    add("--lr", type=positive_float, metavar="LR", help="learning rate")
+    add("--momentum", type=fraction, default=0.9, metavar="M", help="of nag and sgd")
+    add("--weight-decay", "--wd", type=non_negative, default=1e-4, metavar="WD",
+        help="weight decay")
+    add("--no-wd", action="store_true", help="no weight decay for biases and normalisation")
+    add("--lr-mode", choices=("step", "cosine", "poly", "constant", "plateau"), default="step",
+        help="how the learning rate falls")
+    add("--lr-decay", type=fraction, default=0.1, metavar="F",
+        help="factor of modes step and plateau")
+    add("--lr-decay-epoch", type=milestones, metavar="E,E",
+        help="epochs at which mode step decays")
+    add("--lr-decay-period", type=natural, default=0, metavar="N",
+        help="decay every N epochs instead (0: use --lr-decay-epoch)")
+    add("--lr-patience", type=natural, default=10, metavar="N",
+        help="epochs without improvement before mode plateau decays")
+    add("--lr-power", type=positive_float, default=2.0, metavar="P", help="exponent of mode poly")
+    add("--final-lr", type=non_negative, default=0.0, metavar="LR",
+        help="rate at the end of modes cosine and poly")
+    add("--warmup-epochs", type=natural, default=0, metavar="N",
+        help="epochs over which the rate rises linearly")
+    add("--warmup-lr", type=non_negative, default=0.0, metavar="LR",
+        help="rate at the first step of a warm-up")
+    add("--label-smoothing", type=fraction, nargs="?", const=0.1, default=0.0, metavar="S",
+        help="share of the target spread over all classes (0.1 if no number is given)")
+    add("--mixup", type=non_negative, nargs="?", const=0.2, default=0.0, metavar="ALPHA",
+        help="blend images with this Beta parameter (0.2 if no number is given)")
+    add("--cutmix", type=non_negative, nargs="?", const=1.0, default=0.0, metavar="ALPHA",
+        help="paste boxes with this Beta parameter (1 if no number is given)")
+    add("--early-stop", type=natural, default=0, metavar="N",
+        help="stop after N epochs without a better validation accuracy (0: never)")
+    add("--seed", type=seed, default=0, metavar="N",
+        help="of initial weights, order and augmentation")
+    parser.set_defaults(**defaults)
+    return group
+
+
+def add_device_options(parser):
+    """Where and in what precision to compute."""
+    group = parser.add_argument_group("device")
+    add = group.add_argument
+    add("--gpus", metavar="I,J", help="GPUs to use, by number ('' for the CPU)")
+    add("--num-gpus", type=natural, metavar="N",
+        help="use the first N GPUs, 0 for the CPU (default: one GPU where there is one)")
+    add("--dtype", choices=("float32", "float16"), default="float32",
+        help="precision of network and data; float16 needs a GPU")
+    add("--mode", choices=("hybrid", "imperative"), default="hybrid",
+        help="hybrid compiles the network into a static graph; imperative eases debugging")
+    return group
+
+
+def add_run_options(parser, save_period):
+    """Folders, saving and resuming."""
+    group = parser.add_argument_group("run")
+    add = group.add_argument
+    add("--config", metavar="FILE.json",
+        help="take options from a JSON file, such as a run's config.json")
+    add("--name", help="name of the run and its folders (default: made from the options)")
+    add("--save-dir", default="params", metavar="DIR", help="where params/<run> goes")
+    add("--log-dir", default="logs", metavar="DIR", help="where logs/<run> goes")
+    add("--logging-file", default="train.log", metavar="FILE",
+        help="name of the log in the run's folder")
+    add("--save-plot-dir", metavar="DIR", help="where curves.png goes (default: beside the log)")
+    add("--save-period", type=natural, default=save_period, metavar="N",
+        help="keep the params of every N-th epoch (0: only last and best)")
+    add("--keep", type=natural, default=0, metavar="N",
+        help="how many of those to keep (0: all)")
+    add("--checkpoint-every", type=natural, default=0, metavar="STEPS",
+        help="also save within an epoch, every so many steps (0: at its end only)")
+    add("--resume", nargs="?", const="auto", metavar="auto|PATH",
+        help="go on where the run was left: auto finds it by its name and starts it if there "
+             "is none; PATH is a run's folder")
+    add("--resume-from", "--resume-params", metavar="FILE.params",
+        help="start a new run from these weights")
+    add("--overwrite", action="store_true", help="delete an earlier run of the same name first")
+    add("--log-interval", type=positive_int, default=20, metavar="STEPS",
+        help="steps between updates of the progress bar")
+    return group

@@ -1,0 +1,69 @@
+"""One progress bar an epoch on a terminal, plain lines elsewhere."""
+import sys
+import time
+
+__all__ = ["Progress", "format_seconds"]
+
+_BAR_WIDTH = 24
+_LINE_PERIOD_S = 30.0
+
+
+def format_seconds(seconds):
+    """h:mm:ss, or m:ss below an hour."""
+    seconds = int(round(seconds))
+    hours, rest = divmod(seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """Shows how far a stage of `total` steps is.
+
+    Parameters
+    ----------
+    title : str
+        What stands before the bar.
+    total : int
+        Steps of this stage.
+    later : int, default 0
+        Steps of the whole run after this stage; they count for the ETA.
+    stream : file, default standard error
+        On a terminal one line is redrawn; elsewhere a plain line is written every half minute.
+    """
+
+    def __init__(self, title, total, later=0, stream=None):
+        self.title, self.total, self.later = title, total, later
+        self.stream = stream or sys.stderr
+        self._terminal = self.stream.isatty()
+        self._start = self._shown = time.monotonic()
+        self._first = None
+
+    def update(self, done, images_per_step, figures=""):
+        """Show that `done` steps are done; `figures` stands behind the bar."""
+        now = time.monotonic()
+        if self._first is None:
+            # The first steps compile and allocate: they would spoil the rate.
+            self._first = (done, now)
+        if not self._terminal and now - self._shown < _LINE_PERIOD_S:
+            return
+        self._shown = now
+        self._write(self._line(done, now, images_per_step, figures))
+
+    def _line(self, done, now, images_per_step, figures):
+        first, since = self._first
+        rate = (done - first) / (now - since) if done > first and now > since else 0.0
+        eta = format_seconds((self.total - done + self.later) / rate) if rate else "?"
+        filled = _BAR_WIDTH * done // max(self.total, 1)
+        bar = "#" * filled + "." * (_BAR_WIDTH - filled)
+        return (f"{self.title} [{bar}] {100 * done // max(self.total, 1):3d} % {figures} "
+                f"{rate * images_per_step:,.0f} images/s, ETA {eta}")
+
+    def _write(self, line):
+        self.stream.write(f"\r{line}\x1b[K" if self._terminal else line + "\n")
+        self.stream.flush()
+
+    def close(self):
+        """Remove the bar, so that the epoch's line can take its place."""
+        if self._terminal:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()

@@ -1,0 +1,321 @@
+"""From a script's options to a finished run.
+
+The scripts bring what differs: how data and network are made. Everything that a user can
+get wrong is checked here before the first step.
+"""
+import math
+import time
+from pathlib import Path
+
+import mxnet_compat  # noqa: F401  (must come before the first import of mxnet)
+import mxnet as mx
+import numpy as np
+
+from .device import select_contexts
+from .errors import UserError
+from .files import read_json, write_json
+from .fit import Fit, FitOptions, Normalize, evaluate
+from .history import close_log, open_log
+from .objective import Objective
+from .progress import format_seconds
+from .run import Run
+from .schedule import Plateau, Schedule, proportional_milestones
+
+__all__ = ["train", "Recipe"]
+
+# Options that say how to run, not what to compute: a resumed run may change them.
+_FREE = {"config", "name", "resume", "overwrite", "gpus", "num_gpus", "num_data_workers",
+         "log_interval", "save_period", "keep", "checkpoint_every", "data_dir", "data_url",
+         "save_dir", "log_dir", "save_plot_dir", "logging_file", "summary"}
+# Options that are about one invocation and stay out of config.json.
+_PASSING = {"config", "resume", "overwrite", "summary"}
+
+
+class Recipe:
+    """What a script brings.
+
+    Parameters
+    ----------
+    describe : callable
+        ``describe(options) -> dict`` names the network and its options; raises ValueError.
+    build : callable
+        ``build(description, classes) -> HybridBlock``; raises ValueError.
+    load_weights : callable
+        ``load_weights(net, path, ctx)``; raises ValueError.
+    make_batches : callable
+        ``make_batches(options, global_batch_size) -> dataset, train, val, test``; raises
+        ValueError.
+    milestones, epochs
+        The published milestones and length, scaled to the length of the run.
+    """
+
+    def __init__(self, describe, build, load_weights, make_batches, milestones, epochs):
+        self.describe, self.build, self.load_weights = describe, build, load_weights
+        self.make_batches = make_batches
+        self.milestones, self.epochs = milestones, epochs
+
+
+def train(parser, argv, recipe):
+    """Train as the command line `argv` says.
+
+    Returns
+    -------
+    int
+        Exit code.
+
+    Raises
+    ------
+    UserError
+        If the user can put something right.
+    """
+    options = resolve_options(parser, argv)
+    contexts = select_contexts(options.gpus, options.num_gpus)
+    _check_precision(options, contexts)
+    description = _as_user_error(recipe.describe, options)
+    options.name = options.name or default_name(options, description)
+    run = open_run(options)
+
+    dataset, train_batches, val_batches, test_batches = _as_user_error(
+        recipe.make_batches, options, options.batch_size * len(contexts))
+    description.update(dataset=_describe_dataset(dataset))
+    net = _make_network(options, recipe, description, dataset, contexts)
+    schedule = make_schedule(options, recipe, len(train_batches))
+
+    run.create()
+    log = open_log(run.log_file)
+    try:
+        _announce(log, run, options, dataset, net, contexts)
+        fit = Fit(net, make_trainer(net, options), make_objective(options, dataset.classes),
+                  schedule, train_batches, val_batches,
+                  Normalize(dataset.mean, dataset.std, options.dtype), contexts, run, log,
+                  _fit_options(options, description, dataset), description,
+                  Plateau(options.lr_patience, options.lr_decay)
+                  if options.lr_mode == "plateau" else None)
+        if not (options.resume and fit.resume()):
+            write_json(run.config, {key: value for key, value in vars(options).items()
+                                    if key not in _PASSING})
+        start = time.monotonic()
+        result = fit()
+        _report(log, run, fit, result, dataset, test_batches, time.monotonic() - start)
+    finally:
+        close_log(log)
+    return 0
+
+
+# ---- options ----------------------------------------------------------------------------------
+
+def resolve_options(parser, argv):
+    """Options of the command line over those of --config, or of the run that is resumed.
+
+    Raises
+    ------
+    UserError
+        If the command line changes what a resumed run computes.
+    """
+    options = parser.parse_args(argv)
+    if options.config:
+        parser.load_config(options.config)
+        options = parser.parse_args(argv)
+    stored = _stored_config(options)
+    if stored is None:
+        return options
+    parser.load_config(stored)
+    merged = parser.parse_args(argv)
+    was = read_json(stored)
+    changed = [name for name in sorted(parser.explicit(argv) - _FREE)
+               if _plain(getattr(merged, name)) != was.get(name)]
+    if changed:
+        flag = changed[0].replace("_", "-")
+        raise UserError(f"a resumed run goes on as it began: --{flag} was "
+                        f"{was.get(changed[0])}; drop the option, or start a new run with "
+                        "another --name")
+    merged.name = options.name or stored.parent.name
+    return merged
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _stored_config(options):
+    """config.json of the run that --resume names, if there is one yet."""
+    if not options.resume:
+        return None
+    if options.resume == "auto":
+        path = Path(options.log_dir) / options.name / "config.json" if options.name else None
+        return path if path and path.is_file() else None
+    name = Path(options.resume).resolve().name
+    candidates = [Path(options.resume), Path(options.log_dir) / name]
+    for folder in candidates:
+        if (folder / "config.json").is_file():
+            options.name = name
+            return folder / "config.json"
+    raise UserError(f"--resume {options.resume}: no run is there (no config.json in "
+                    f"{' or '.join(map(str, candidates))})")
+
+
+def _as_user_error(function, *arguments):
+    """Call a function whose ValueErrors are about what the user asked for."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _check_precision(options, contexts):
+    if options.dtype == "float16" and contexts[0].device_type == "cpu":
+        raise UserError("--dtype float16 needs a GPU: MXNet has no usable float16 convolutions "
+                        "on a CPU; use float32")
+    if options.resume and options.overwrite:
+        raise UserError("--resume keeps an earlier run and --overwrite deletes it: choose one")
+
+
+def default_name(options, description):
+    """A run's name, from what it computes."""
+    model = description["options"]
+    parts = [options.dataset, description["model"]]
+    parts += [f"b{model['blocks']}"] if "blocks" in model else []
+    parts += [str(model[slot]) for slot in ("activation", "attention") if model.get(slot)]
+    return "-".join([*parts, f"seed{options.seed}"])
+
+
+def open_run(options):
+    """The run's folders, if they are free or meant.
+
+    Raises
+    ------
+    UserError
+        If a run of that name is there and neither --resume nor --overwrite was given.
+    """
+    run = Run(options.name, options.save_dir, options.log_dir, options.logging_file,
+              options.save_plot_dir)
+    if options.overwrite:
+        run.remove()
+    elif run.exists() and not options.resume:
+        raise UserError(f"a run named {run.name} is there already ({run.logs}): go on with "
+                        "--resume, replace it with --overwrite, or choose another --name")
+    return run
+
+
+# ---- the parts of a run -----------------------------------------------------------------------
+
+def _describe_dataset(dataset):
+    return {"name": dataset.name, "classes": dataset.classes, "class_names": dataset.class_names,
+            "mean": list(dataset.mean), "std": list(dataset.std),
+            "image_size": dataset.image_size}
+
+
+def _make_network(options, recipe, description, dataset, contexts):
+    # MXNet draws the initial weights from NumPy's and its own global generators.
+    mx.random.seed(options.seed)
+    np.random.seed(options.seed)
+    net = _as_user_error(recipe.build, description, dataset.classes)
+    if options.resume_from:
+        _as_user_error(recipe.load_weights, net, options.resume_from, contexts)
+    else:
+        net.initialize(mx.init.MSRAPrelu(), ctx=contexts)
+    if options.summary:
+        # Needs an imperative forward pass, so it comes before hybridizing.
+        net.summary(mx.nd.zeros((1, 3, dataset.image_size, dataset.image_size), contexts[0]))
+    if options.dtype != "float32":
+        net.cast(options.dtype)
+    if options.mode == "hybrid":
+        net.hybridize(static_alloc=True, static_shape=True)
+    return net
+
+
+def make_trainer(net, options):
+    """A Gluon Trainer; updates run on the devices, so that their state can be saved."""
+    if options.no_wd:
+        for name, parameter in net.collect_params().items():
+            if name.endswith(("gamma", "beta", "bias")):
+                parameter.wd_mult = 0.0
+    settings = {"learning_rate": options.lr, "wd": options.weight_decay}
+    if options.optimizer != "adam":
+        settings["momentum"] = options.momentum
+    if options.dtype != "float32":
+        settings["multi_precision"] = True
+    return mx.gluon.Trainer(net.collect_params(), options.optimizer, settings,
+                            update_on_kvstore=False)
+
+
+def make_schedule(options, recipe, steps_per_epoch):
+    """The learning rate as a function of the step.
+
+    Without explicit milestones, the published ones keep their share of the run's length.
+    """
+    if options.lr_decay_period:
+        epochs = range(options.lr_decay_period, options.num_epochs, options.lr_decay_period)
+    elif options.lr_decay_epoch is not None:
+        epochs = options.lr_decay_epoch
+    else:
+        epochs = proportional_milestones(recipe.milestones, recipe.epochs, options.num_epochs)
+    try:
+        return Schedule(options.lr_mode, options.lr, options.num_epochs * steps_per_epoch,
+                        warmup_steps=options.warmup_epochs * steps_per_epoch,
+                        warmup_lr=options.warmup_lr,
+                        milestones=tuple(math.ceil(e * steps_per_epoch) for e in epochs),
+                        decay=options.lr_decay, final_lr=options.final_lr,
+                        power=options.lr_power)
+    except ValueError as error:
+        raise UserError(f"--warmup-epochs {options.warmup_epochs} with --num-epochs "
+                        f"{options.num_epochs}: {error}") from None
+
+
+def make_objective(options, classes):
+    """Cross-entropy with the softening that the options ask for."""
+    return Objective(classes, options.label_smoothing, options.mixup, options.cutmix)
+
+
+def _fit_options(options, description, dataset):
+    return FitOptions(
+        num_epochs=options.num_epochs, seed=options.seed, log_interval=options.log_interval,
+        save_period=options.save_period, keep=options.keep,
+        checkpoint_every=options.checkpoint_every, early_stop=options.early_stop,
+        val_name=_val_name(dataset), title=f"{options.name} on {dataset.title}",
+        reseed=bool(description["options"].get("drop_rate")))
+
+
+def _val_name(dataset):
+    return "test" if dataset.val is dataset.test else "validation"
+
+
+# ---- what is said -----------------------------------------------------------------------------
+
+def _announce(log, run, options, dataset, net, contexts):
+    trained = sum(int(np.prod(p.shape)) for p in net.collect_params().values()
+                  if p.grad_req != "null")
+    log.info(f"run {run.name}")
+    log.info(dataset.description)
+    log.info(f"{trained:,} trained parameters, on {', '.join(map(str, contexts))}, "
+             f"{options.dtype}")
+    log.info("options " + " ".join(f"{key}={value}" for key, value in vars(options).items()
+                                   if value not in (None, False)))
+
+
+def _report(log, run, fit, result, dataset, test_batches, seconds):
+    """Say how the run went and where everything is; write result.json."""
+    val_name = _val_name(dataset)
+    for which, row in result.items():
+        how = f", chosen by {val_name} accuracy" if which == "best" else ""
+        log.info(f"{which} epoch ({row['epoch'] + 1}{how}): {val_name} accuracy "
+                 f"{100 * row['val_accuracy']:.2f} %")
+    if val_name != "test":
+        result["test"] = _test_scores(fit, run, test_batches)
+        for which, score in result["test"].items():
+            log.info(f"{which} epoch: test accuracy {100 * score['accuracy']:.2f} %")
+    write_json(run.result, {**result, "val_name": val_name})
+    log.info(f"took {format_seconds(seconds)}")
+    for what, path in (("params", run.params), ("log", run.log_file), ("metrics", run.metrics),
+                       ("curves", run.curves)):
+        log.info(f"{what + ':':9}{path}")
+    log.info(f"evaluate: python evaluate.py --params {run.params / 'best.params'}")
+
+
+def _test_scores(fit, run, test_batches):
+    """Test scores of the last and of the selected network, where training never saw them."""
+    scores = {}
+    for which in ("last", "best"):
+        fit.net.load_parameters(str(run.params / f"{which}.params"), ctx=fit.contexts)
+        scores[which] = evaluate(fit.net, test_batches, fit.normalize, fit.contexts)
+    return scores
