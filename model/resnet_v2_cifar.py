@@ -139,6 +139,8 @@ class ResNetV2CIFAR(nn.HybridBlock):
         Unit of every block's attention slot.
     attn_options : dict, optional
         Options of that unit.
+    drop_rate : float, default 0
+        Dropout before the classifier.
     channels : sequence of int, default (16, 16, 32, 64)
         Channels of the stem and of the stages.
 
@@ -152,7 +154,7 @@ class ResNetV2CIFAR(nn.HybridBlock):
 
     def __init__(self, blocks=3, classes=10, activation="ChaATAC", act_options=None, act_layers=4,
                  act_order="bac", replace_act="relu", attention=None, attn_options=None,
-                 channels=(16, 16, 32, 64), **kwargs):
+                 drop_rate=0.0, channels=(16, 16, 32, 64), **kwargs):
         super().__init__(**kwargs)
         check_positive(blocks=blocks, classes=classes)
         unit = unit_factory(ACTIVATIONS, activation, act_options)
@@ -169,6 +171,8 @@ class ResNetV2CIFAR(nn.HybridBlock):
             self.features.add(nn.BatchNorm(in_channels=channels[-1]),
                               head_unit(channels[-1]),
                               GlobalMean())
+            if drop_rate:
+                self.features.add(nn.Dropout(drop_rate))
             self.output = nn.Dense(classes, in_units=channels[-1])
 
     @staticmethod

@@ -95,9 +95,7 @@ def describe(options):
     name = MODELS.canonical(_ALIASES.get(given["model"].lower(), given["model"]))
     known = inspect.signature(MODELS[name]).parameters
     chosen = {_RENAMED.get(key, key): given[key]
-              for key in (*_RENAMED, *_SAME_NAME) if given.get(key, 0.0) != 0.0}
-    if "act_layers" in given:
-        chosen["act_layers"] = given["act_layers"]
+              for key in (*_RENAMED, *_SAME_NAME) if key in given}
     unknown = sorted(chosen.keys() - known.keys())
     if unknown:
         raise ValueError(f"--{unknown[0].replace('_', '-')} has no meaning for {name}")

@@ -70,11 +70,21 @@ def milestones(text):
 
 # ---- the parser ----------------------------------------------------------------------------
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Adds the default to an option's help, where there is one and the help is silent on it."""
+
+    def _get_help_string(self, action):
+        silent = action.default in (None, False, argparse.SUPPRESS)
+        if silent or "default:" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, and that takes defaults from JSON."""
 
     def __init__(self, **kwargs):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        super().__init__(formatter_class=_HelpFormatter,
                          allow_abbrev=False, **kwargs)
 
     def error(self, message):
@@ -163,8 +173,8 @@ def add_network_options(parser, model, act_layers_help):
     add("--replace-act", metavar="NAME",
         help="unit of the remaining activation slots (default: relu)")
     add("--attention", metavar="NAME", help="unit of the attention slots (default: none)")
-    add("--drop-rate", type=fraction, default=0.0, metavar="P",
-        help="dropout before the classifier")
+    add("--drop-rate", type=fraction, metavar="P",
+        help="dropout before the classifier (default: 0)")
     add("--summary", action="store_true", help="print the network's layers, then train")
     return group
 
@@ -176,7 +186,7 @@ def add_training_options(parser, **defaults):
     add("--num-epochs", type=positive_int, metavar="N", help="epochs")
     add("--batch-size", type=positive_int, metavar="N", help="images per device and step")
     add("--optimizer", choices=("nag", "sgd", "adam"), default="nag", help="update rule")
-    add("--lr", type=positive_float, metavar="LR", help="learning rate")
+    add("--lr", type=positive_float, metavar="LR", help="learning rate after the warm-up")
     add("--momentum", type=fraction, default=0.9, metavar="M", help="of nag and sgd")
     add("--weight-decay", "--wd", type=non_negative, default=1e-4, metavar="WD",
         help="weight decay")
