@@ -6,8 +6,9 @@ removed from its dependencies:
 * NumPy 1.24 dropped the aliases of builtins (``np.bool``, ``np.int``, ``np.float``);
   NumPy 2.0 dropped spellings such as ``np.PZERO``, ``np.NINF``, ``np.NaN``,
   ``np.alltrue`` or ``np.product``, and the module ``np.compat``; later releases drop
-  ``np.in1d``, ``np.trapz``, ``np.row_stack``. The financial functions (``np.pmt``, ``np.npv``, ...) left in
-  NumPy 1.20; MXNet only lists them as fallbacks and never computes with them.
+  ``np.in1d``, ``np.trapz``, ``np.row_stack``. The financial functions (``np.pmt``,
+  ``np.npv``, ...) left in NumPy 1.20; MXNet only lists them as fallbacks and never computes
+  with them.
 * Python 3.12 dropped ``distutils``; MXNet and GluonCV compare versions with it.
 
 The GPU wheels link CUDA 11, cuDNN 8 and NCCL 2 by bare file name. The pip wheels
