@@ -11,6 +11,8 @@ units but layers of their own:
 Both fill the place of ``conv2`` in the bottlenecks of `ResNetV1b`, whose other slots stay
 open. They run on images of any size.
 """
+import inspect
+
 from mxnet import init
 from mxnet.gluon import nn
 
@@ -263,6 +265,17 @@ def _replace_conv2(net, stages, build):
     return net
 
 
+def _with_options_of_host(build):
+    """Have the signature of `build` list what its ``**kwargs`` pass on to `ResNetV1b`."""
+    own = inspect.signature(build).parameters
+    host = inspect.signature(ResNetV1b).parameters
+    build.__signature__ = inspect.Signature(
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+         for name, parameter in {**host, **own}.items() if name not in ("depth", "kwargs")])
+    return build
+
+
+@_with_options_of_host
 def fa_resnet50(layers=LAYERS[50], heads=8, kernel_size=7, **kwargs):
     """ResNet-50 with local self-attention in place of every 3x3 convolution.
 
@@ -283,6 +296,7 @@ def fa_resnet50(layers=LAYERS[50], heads=8, kernel_size=7, **kwargs):
     return _replace_conv2(ResNetV1b(depth=50, layers=layers, **kwargs), range(4), build)
 
 
+@_with_options_of_host
 def aa_resnet50(layers=LAYERS[50], input_size=224, **kwargs):
     """ResNet-50 with attention-augmented 3x3 convolutions in its last three stages.
 

@@ -11,6 +11,7 @@ GluonCV.
 """
 import inspect
 import math
+from functools import partial
 
 from gluoncv.model_zoo import resnetv1b
 from mxnet.gluon import contrib, nn
@@ -271,31 +272,10 @@ def _check(depth, classes, stem_width, final_drop, layers):
     return layers
 
 
-def resnet18_v1b(**kwargs):
-    """ResNet-18-v1b; arguments as `ResNetV1b`."""
-    return ResNetV1b(depth=18, **kwargs)
-
-
-def resnet34_v1b(**kwargs):
-    """ResNet-34-v1b; arguments as `ResNetV1b`."""
-    return ResNetV1b(depth=34, **kwargs)
-
-
-def resnet50_v1b(**kwargs):
-    """ResNet-50-v1b; arguments as `ResNetV1b`."""
-    return ResNetV1b(depth=50, **kwargs)
-
-
-def resnet101_v1b(**kwargs):
-    """ResNet-101-v1b; arguments as `ResNetV1b`."""
-    return ResNetV1b(depth=101, **kwargs)
-
-
-def resnet152_v1b(**kwargs):
-    """ResNet-152-v1b; arguments as `ResNetV1b`."""
-    return ResNetV1b(depth=152, **kwargs)
-
-
-def resnet50_v1b_atac(activation="ChaATAC", last_gamma=True, **kwargs):
-    """The paper's ImageNet network: ResNet-50-v1b, ATAC units (r = 2) in the last two stages."""
-    return ResNetV1b(depth=50, activation=activation, last_gamma=last_gamma, **kwargs)
+resnet18_v1b = partial(ResNetV1b, 18)
+resnet34_v1b = partial(ResNetV1b, 34)
+resnet50_v1b = partial(ResNetV1b, 50)
+resnet101_v1b = partial(ResNetV1b, 101)
+resnet152_v1b = partial(ResNetV1b, 152)
+# The paper's ImageNet network: ATAC units (r = 2) in the last two stages.
+resnet50_v1b_atac = partial(ResNetV1b, 50, activation="ChaATAC", last_gamma=True)

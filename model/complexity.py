@@ -1,0 +1,397 @@
+"""How large a network is, and how much it computes, without running it.
+
+    python -m model.complexity --model resnet50_v1b --activation ChaATAC --format markdown
+    python -m model.complexity --model resnet_v2_cifar --set blocks=3 --input-size 32
+    python -m model.complexity --table
+
+Shapes are inferred on the network's symbol: no parameter is initialised, nothing is computed,
+and a hybridized network is as good as another. What is counted are products of learned or
+computed matrices: convolutions, dense layers and the products inside attention. Two counts
+stand side by side:
+
+* multiply-adds: a multiply-add is 1; biases, normalisations, activations and element-wise
+  products are 0. The usual "GFLOPs" of the classification literature.
+* the rule of the paper's code (``utils/flops.py``), which its figures of 4.1 and 4.4 G
+  follow: a convolution's multiply-add is 1 and its bias adds 1 per output value; a dense layer
+  is 2 * out * in - in, plus its bias; anything else is 0.
+"""
+import argparse
+import ast
+import json
+import math
+import sys
+from collections import namedtuple
+from functools import partial
+
+__all__ = ["Complexity", "Layer", "count", "num_params", "table_rows", "main"]
+
+Layer = namedtuple("Layer", "name op output_shape num_params multiply_adds reference_flops")
+Layer.__doc__ = """One operator that has parameters or multiplies matrices.
+
+`num_params` counts its own parameters and running statistics, each at its first use;
+`output_shape` includes the batch axis.
+"""
+
+Complexity = namedtuple("Complexity", "num_params num_params_with_statistics multiply_adds "
+                                      "reference_flops layers")
+Complexity.__doc__ = """Totals of a network and its `Layer` rows, in the order of the forward pass.
+
+`num_params` counts what is trained; `num_params_with_statistics` also running statistics and
+what is fixed, as the paper's code does.
+"""
+
+
+# ---------------------------------------------------------------- counting
+
+def _true(attrs, name):
+    return attrs.get(name, "False") in ("True", "1", "true")
+
+
+def _convolution(attrs, inputs, output):
+    positions = output[0] * math.prod(output[2:])
+    products = math.prod(inputs[1]) * positions            # weight (out, in / groups, k, k)
+    bias = 0 if _true(attrs, "no_bias") else output[1] * positions
+    return products, products + bias
+
+
+def _transposed_convolution(attrs, inputs, _):
+    data, weight = inputs[:2]                              # weight (in, out / groups, k, k)
+    return math.prod(weight) * data[0] * math.prod(data[2:]), 0
+
+
+def _dense(attrs, inputs, output):
+    out_units, in_units = inputs[1]
+    bias = 0 if _true(attrs, "no_bias") else out_units
+    rows = math.prod(output) // out_units
+    return rows * out_units * in_units, 2 * out_units * in_units - in_units + bias
+
+
+def _matrix_product(attrs, inputs, output):
+    summed = inputs[0][-2 if _true(attrs, "transpose_a") else -1]
+    return math.prod(output) * summed, 0
+
+
+# Operator -> f(attributes, input shapes, output shape) -> (multiply-adds, paper's rule).
+_RULES = {
+    "Convolution": _convolution,
+    "Deconvolution": _transposed_convolution,
+    "FullyConnected": _dense,
+    "batch_dot": _matrix_product,
+    "_linalg_gemm2": _matrix_product,
+    "dot": _matrix_product,
+}
+
+
+def _infer(net, input_shape):
+    """The nodes of the network's graph and the shape of each of their outputs.
+
+    Returns
+    -------
+    nodes : list of dict
+        As in MXNet's JSON: op, name, attrs, inputs.
+    shapes : dict
+        (node, output) -> shape.
+    """
+    import mxnet as mx
+
+    out = net(mx.sym.var("data"))
+    internals = (mx.sym.Group(out) if isinstance(out, (list, tuple)) else out).get_internals()
+    try:
+        _, shapes, _ = internals.infer_shape(data=tuple(input_shape))
+    except mx.base.MXNetError as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+        raise ValueError(f"an input of {tuple(input_shape)} does not fit: {reason}") from error
+    graph = json.loads(internals.tojson())
+    return graph["nodes"], {(node, index): shape
+                            for (node, index, _), shape in zip(graph["heads"], shapes)}
+
+
+def _layer_name(node, nodes, keys):
+    """Structural name of the layer that owns the node's first parameter, else the node's own."""
+    for source, *_ in node["inputs"]:
+        if nodes[source]["name"] in keys:
+            return keys[nodes[source]["name"]].rpartition(".")[0] or "(network)"
+    return node["name"]
+
+
+def _layers(nodes, shapes, keys):
+    """`Layer` rows. keys: the network's parameters, name -> structural name."""
+    seen = set()
+    for index, node in enumerate(nodes):
+        if node["op"] == "null":
+            continue
+        inputs = [shapes.get((source, output)) for source, output, *_ in node["inputs"]]
+        own = {nodes[source]["name"]: shape
+               for (source, *_), shape in zip(node["inputs"], inputs)
+               if nodes[source]["name"] in keys}
+        size = sum(math.prod(shape) for name, shape in own.items() if name not in seen)
+        seen.update(own)
+        rule = _RULES.get(node["op"])
+        products = rule(node.get("attrs", {}), inputs, shapes[index, 0]) if rule else (0, 0)
+        if size or any(products):
+            yield Layer(_layer_name(node, nodes, keys), node["op"], shapes[index, 0], size,
+                        *products)
+
+
+def count(net, input_shape=(1, 3, 224, 224)):
+    """Parameters and multiply-adds of a network.
+
+    Parameters
+    ----------
+    net : mxnet.gluon.HybridBlock
+        Any network of one input; initialised or not, hybridized or not. It is left as it is.
+    input_shape : tuple of int
+        (N, C, H, W); the counts are for the whole batch, so N is 1 by custom.
+
+    Returns
+    -------
+    Complexity
+
+    Raises
+    ------
+    ValueError
+        If the network cannot take such an input.
+    """
+    nodes, shapes = _infer(net, input_shape)
+    # Gluon offers structural names in this method only; save_parameters uses it.
+    keys = {parameter.name: key for key, parameter in net._collect_params_with_prefix().items()}
+    inferred = {nodes[node]["name"]: shape for (node, _), shape in shapes.items()}
+    sizes = {name: (math.prod(inferred.get(name) or parameter.shape), parameter.grad_req)
+             for name, parameter in net.collect_params().items()}
+    layers = tuple(_layers(nodes, shapes, keys))
+    return Complexity(sum(size for size, grad_req in sizes.values() if grad_req != "null"),
+                      sum(size for size, _ in sizes.values()),
+                      sum(layer.multiply_adds for layer in layers),
+                      sum(layer.reference_flops for layer in layers),
+                      layers)
+
+
+def num_params(net, input_shape=(1, 3, 224, 224)):
+    """Number of trained parameters.
+
+    Parameters
+    ----------
+    net : mxnet.gluon.HybridBlock
+    input_shape : tuple of int
+        Used where the network leaves shapes to be inferred from its first input.
+    """
+    parameters = net.collect_params().values()
+    if all(p.shape is not None and math.prod(p.shape) > 0 for p in parameters):
+        return sum(math.prod(p.shape) for p in parameters if p.grad_req != "null")
+    return count(net, input_shape).num_params
+
+
+# ---------------------------------------------------------------- the paper's table
+
+TableRow = namedtuple("TableRow", "name build params gflops statistics note")
+TableRow.__doc__ = """A row of the paper's ImageNet comparison (Dai et al., arXiv 2007.07729).
+
+`build` makes the network; `params` and `gflops` are the published figures, in millions and
+billions; `statistics` says whether the former count the running statistics.
+"""
+
+_SUM = "its paper counts a multiplication and an addition as two"
+_STRIDE = "published with the stride in a stage's first 1x1 convolution, here in the 3x3"
+
+
+def _ge_theta_plus(channels, input_size=224):
+    from .attention import get_attention
+
+    # Stages of 256, 512, ... channels have maps of 1/4, 1/8, ... of the image's side.
+    return get_attention("GE", channels, variant="theta+", size=-(-input_size * 64 // channels))
+
+
+def table_rows():
+    """The networks of the paper's table, ResNet-50 in both variants.
+
+    Returns
+    -------
+    list of TableRow
+    """
+    from gluoncv.model_zoo import resnet50_v1
+
+    from .resnet_selfattention import aa_resnet50, fa_resnet50
+    from .resnet_v1b import resnet50_v1b, resnet50_v1b_atac
+
+    se = partial(resnet50_v1b, attention="SE", attn_options={"use_bias": False})
+    ge = partial(resnet50_v1b, attention=_ge_theta_plus)
+    return [
+        TableRow("ResNet-50 v1", resnet50_v1, 25.6, 3.86, False,
+                 "GluonCV's 1x1 convolutions of a bottleneck have biases"),
+        TableRow("ResNet-50 v1b", resnet50_v1b, 25.6, 3.86, False, _STRIDE),
+        TableRow("SE-ResNet-50", se, 28.1, 3.87, False, _STRIDE),
+        TableRow("AA-ResNet-50", aa_resnet50, 25.8, 8.3, False, _SUM),
+        TableRow("FA-ResNet-50", fa_resnet50, 18.0, 7.2, False, _SUM),
+        TableRow("GE-theta+-ResNet-50", ge, 33.7, 3.87, False, _STRIDE),
+        TableRow("ATAC-ResNet-50", resnet50_v1b_atac, 28.0, 4.4, True, ""),
+    ]
+
+
+def measure_table(rows=None, input_size=224):
+    """Count every row of the table.
+
+    Returns
+    -------
+    list of (TableRow, Complexity)
+    """
+    rows = table_rows() if rows is None else rows
+    return [(row, count(row.build(), (1, 3, input_size, input_size))) for row in rows]
+
+
+# ---------------------------------------------------------------- text
+
+def _format_rows(header, rows, style):
+    """A table whose first column is flush left, the others flush right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [[row[0].ljust(widths[0]), *(cell.rjust(widths[i + 1])
+                                         for i, cell in enumerate(row[1:]))] for row in cells]
+    if style == "markdown":
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join(["  ".join(lines[0]).rstrip(), rule,
+                      *("  ".join(line).rstrip() for line in lines[1:])])
+
+
+def format_layers(complexity, style="text"):
+    """The layer table of a `Complexity`, and its totals below."""
+    header = ["layer", "operator", "output", "parameters", "multiply-adds", "paper's rule"]
+    rows = [[layer.name, layer.op, "x".join(map(str, layer.output_shape)),
+             *(f"{value:,}" for value in layer[3:])] for layer in complexity.layers]
+    total = complexity
+    return "\n".join([
+        _format_rows(header, rows, style), "",
+        f"parameters: {total.num_params:,} trained, "
+        f"{total.num_params_with_statistics:,} with running statistics"
+        f"{'' if style == 'text' else '  '}",
+        f"GFLOPs: {total.multiply_adds / 1e9:.3f} (a multiply-add counted once), "
+        f"{total.reference_flops / 1e9:.3f} (by the rule of the paper's code)"])
+
+
+def format_table(measured, style="text"):
+    """The paper's table beside what was measured, with a note for every row that differs."""
+    header = ["network", "params M", "with stat. M", "published M", "diff. %",
+              "GFLOPs", "paper's rule", "published"]
+    rows, notes = [], []
+    for row, total in measured:
+        params = total.num_params_with_statistics if row.statistics else total.num_params
+        difference = 100 * (params / 1e6 / row.params - 1)
+        rows.append([row.name, f"{total.num_params / 1e6:.2f}",
+                     f"{total.num_params_with_statistics / 1e6:.2f}",
+                     f"{row.params:.1f}{'*' if row.statistics else ''}", f"{difference:+.2f}",
+                     f"{total.multiply_adds / 1e9:.2f}", f"{total.reference_flops / 1e9:.3f}",
+                     f"{row.gflops:g}"])
+        notes.extend(_row_notes(row, total, difference))
+    mark = "- " if style == "markdown" else "  "
+    return "\n".join([
+        _format_rows(header, rows, style), "",
+        "GFLOPs: billions of multiply-adds, each counted once, for one image. Paper's rule: see "
+        "model/complexity.py.",
+        "* the published figure counts the running statistics.",
+        *([""] if notes else []), *(mark + note for note in notes)])
+
+
+def _row_notes(row, total, difference):
+    """Sentences on what does not meet the published figures: parameters by 1 %, FLOPs by 2 %."""
+    if abs(difference) > 1:
+        yield f"{row.name}: {difference:+.2f} % parameters: {row.note}."
+    flops = 100 * (total.multiply_adds / 1e9 / row.gflops - 1)
+    if abs(flops) > 2:
+        yield f"{row.name}: {flops:+.1f} % FLOPs: {row.note}."
+
+
+# ---------------------------------------------------------------- command line
+
+def _assignment(text):
+    """'key=value' -> (key, value), the value a Python literal where it is one."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not '{text}'")
+    try:
+        return key, ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not '{text}'")
+    return int(text)
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m model.complexity",
+        description="Parameters and multiply-adds of a network, layer by layer.")
+    parser.add_argument("--model", metavar="NAME", help="network, a name of model.list_models()")
+    parser.add_argument("--table", action="store_true",
+                        help="the paper's ImageNet comparison, rebuilt, in place of one network")
+    parser.add_argument("--classes", type=_positive, metavar="N",
+                        help="number of classes (default: the network's own)")
+    parser.add_argument("--input-size", type=_positive, metavar="N",
+                        help="side of the image in pixels (default: 32 for CIFAR networks, "
+                             "else 224)")
+    parser.add_argument("--format", choices=("text", "markdown"), default="text",
+                        help="how tables are written (default: text)")
+    slots = parser.add_argument_group("slots")
+    slots.add_argument("--activation", "--act-type", metavar="UNIT",
+                       help="unit of the activation slots")
+    slots.add_argument("--reduction", "--r", type=_positive, metavar="R",
+                       help="that unit's bottleneck: channels / R")
+    slots.add_argument("--act-layers", type=int, metavar="N",
+                       help="how many stages (and head) get the unit")
+    slots.add_argument("--act-order", metavar="ORDER", help="'bac': the last of them; 'pre': "
+                                                            "the first")
+    slots.add_argument("--replace-act", metavar="UNIT", help="unit of the other stages")
+    slots.add_argument("--attention", metavar="UNIT", help="unit of the attention slots")
+    for name, whose in (("set", "network"), ("set-act", "activation unit"),
+                        ("set-attn", "attention unit")):
+        slots.add_argument(f"--{name}", type=_assignment, action="append", default=[],
+                           metavar="NAME=VALUE", help=f"any other option of the {whose}; "
+                                                      "may be repeated")
+    args = parser.parse_args(argv)
+    if bool(args.model) == args.table:
+        parser.error("give either --model NAME or --table")
+    return args
+
+
+def _options(args):
+    """The keyword arguments of `model.get_model` that the command line asks for."""
+    options = dict(args.set)
+    for name in ("classes", "activation", "act_layers", "act_order", "replace_act", "attention"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
+    act_options, attn_options = dict(args.set_act), dict(args.set_attn)
+    if args.reduction is not None:
+        act_options["reduction"] = args.reduction
+    if act_options:
+        options["act_options"] = act_options
+    if attn_options:
+        options["attn_options"] = attn_options
+    return options
+
+
+def _report(args):
+    from . import get_model
+
+    if args.table:
+        return format_table(measure_table(input_size=args.input_size or 224), args.format)
+    size = args.input_size or (32 if "cifar" in args.model.lower() else 224)
+    net = get_model(args.model, **_options(args))
+    return format_layers(count(net, (1, 3, size, size)), args.format)
+
+
+def main(argv=None):
+    """Print what the command line asks for; returns the exit code, 2 for unusable options."""
+    args = parse_args(argv)
+    try:
+        print(_report(args))
+    except (ValueError, TypeError) as error:
+        print(f"python -m model.complexity: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
