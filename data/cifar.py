@@ -116,16 +116,20 @@ def _find(layout, root):
 
     Some of them are an error: the rest of another copy must not complete them unasked.
     """
-    folders = (root, root / layout.subfolder)
-    for folder in folders:
-        if all((folder / file).is_file() for file in layout.files):
+    partial = None
+    for folder in (root, root / layout.subfolder):
+        # One look at the folder: another process may be about to move a complete one here.
+        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        missing = [file for file in layout.files if file not in present]
+        if not missing:
             return folder
-    for folder in folders:
-        missing = [file for file in layout.files if not (folder / file).exists()]
         if len(missing) < len(layout.files):
-            lacking = f"lacks {', '.join(missing)}" if missing else "has a folder in a file's place"
-            raise DataError(f"{layout.title}: {folder} has some of the files but {lacking}; "
-                            "complete it, or remove the others to download all")
+            partial = partial or (folder, missing)
+    if partial:
+        folder, missing = partial
+        raise DataError(f"{layout.title}: {folder} has some of the files but lacks "
+                        f"{', '.join(missing)}; complete it, or remove the others to "
+                        "download all")
     return None
 
 
@@ -189,6 +193,8 @@ def _read(layout, folder, files):
 
 
 def _count_records(layout, path):
+    if not path.is_file():
+        raise DataError(f"{layout.title}: {path} is no file")
     size = path.stat().st_size
     whole, rest = divmod(size, layout.record_bytes)
     if rest:

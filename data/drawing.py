@@ -3,7 +3,8 @@
 Each figure is a signed distance function: it takes coordinates (x, y), float32 arrays of
 one shape, in which the figure fits the unit circle, and returns how far outside the figure
 each point is (negative inside). Coverage of a pixel follows from the distance, which gives
-smooth edges without supersampling.
+smooth edges without supersampling. y points down, as the rows do. Every figure equals its
+mirror image, so mirroring a scene gives one that is as likely.
 
 Only additions, products, divisions, square roots, comparisons and floors occur, and no
 sums whose order NumPy chooses. All of these are exactly rounded in IEEE arithmetic, so a
@@ -15,7 +16,7 @@ __all__ = ["FIGURES", "SCENE_WORDS", "draw_scenes"]
 
 SIZE = 32
 GRID = 6                               # knots of the smooth noise along each side
-_CLUTTER = 4                           # stray strokes and dots in a scene
+_CLUTTER = 2                           # stray strokes and dots in a scene
 _SCALARS = 28 + 9 * _CLUTTER
 _NOISE_WORDS = 3 * SIZE * SIZE // 8    # one byte for each value of an image
 SCENE_WORDS = _SCALARS + 3 * GRID * GRID + _NOISE_WORDS
@@ -55,7 +56,7 @@ def _star(x, y):
         distance = x * normal_x + y * normal_y
         second = np.maximum(second, np.minimum(first, distance))
         first = np.maximum(first, distance)
-    return second - 0.34
+    return second - 0.32
 
 
 def _cross(x, y):
@@ -64,18 +65,19 @@ def _cross(x, y):
 
 
 def _heart(x, y):
-    x, y = x + 0.2, y + 0.2    # a square and a half-disc on two of its sides
+    # A square on its corner, and half-discs on its upper sides.
+    x, y = (x - y) * 0.70710678 + 0.2, (-x - y) * 0.70710678 + 0.2
     box = np.maximum(np.abs(x), np.abs(y)) - 0.5
     return np.minimum(box, np.minimum(_length(x - 0.5, y), _length(x, y - 0.5)) - 0.5)
 
 
 def _crescent(x, y):
-    return np.maximum(_length(x, y) - 0.95, 0.8 - _length(x - 0.45, y))
+    return np.maximum(_length(x, y) - 0.95, 0.8 - _length(x, y + 0.45))
 
 
 def _arrow(x, y):
-    head = np.maximum(0.05 - x, (np.abs(y) + 0.8 * x - 0.76) * 0.78)
-    shaft = np.maximum(np.abs(y) - 0.2, np.abs(x + 0.4) - 0.55)
+    head = np.maximum(0.05 + y, (np.abs(x) - 0.8 * y - 0.76) * 0.78)
+    shaft = np.maximum(np.abs(x) - 0.2, np.abs(y - 0.4) - 0.55)
     return np.minimum(head, shaft)
 
 
@@ -130,25 +132,24 @@ def draw_scenes(words, labels):
 
     grain = words[:, _SCALARS + 3 * GRID * GRID:].astype("<u8").view(np.uint8)
     grain = grain.reshape(scene.shape).astype(np.float32) - np.float32(127.5)
-    scene = scene * np.float32(255) + grain * draw(0.02, 0.2)[:, None]
+    scene = scene * np.float32(255) + grain * draw(0.02, 0.12)[:, None]
     return (np.clip(scene, 0, 255) + np.float32(0.5)).astype(np.uint8)
 
 
-def _direction(draw):
-    """Cosine and sine of a random angle, from the rational points of the circle."""
-    half = draw(-1, 1)
-    sign = np.where(draw() < 0.5, np.float32(-1), np.float32(1))
-    scale = sign / (1 + half * half)
+def _direction(draw, most=1.0):
+    """Cosine and sine of a random angle, its half's tangent up to `most` (1: a right angle)."""
+    half = draw(-most, most)
+    scale = 1 / (1 + half * half)
     return (1 - half * half) * scale, 2 * half * scale
 
 
 def _two_colours(draw):
-    """Background and figure, (N, 3, 1, 1) each, at least 0.3 apart in colour space."""
+    """Background and figure, (N, 3, 1, 1) each, at least 0.5 apart in colour space."""
     ground, paint = draw(0.1, 0.9, channels=3), draw(0, 1, channels=3)
     apart = paint - ground
     red, green, blue = apart[:, 0:1], apart[:, 1:2], apart[:, 2:3]
     distance = np.sqrt(red * red + green * green + blue * blue) + np.float32(1e-6)
-    return ground, ground + apart * np.maximum(np.float32(0.3) / distance, 1)
+    return ground, ground + apart * np.maximum(np.float32(0.5) / distance, 1)
 
 
 def _wave(phase):
@@ -181,13 +182,13 @@ def _smooth_noise(draw, knots):
     rows = (values[:, :, knot] * (1 - weight)[:, None]
             + values[:, :, knot + 1] * weight[:, None])
     noise = rows[..., knot] * (1 - weight) + rows[..., knot + 1] * weight
-    return noise * draw(0, 0.3)[:, None]
+    return noise * draw(0, 0.2)[:, None]
 
 
 def _with_figure(scene, draw, labels, paint, across, down):
     """The scene with the figure of each label in it."""
-    cosine, sine = _direction(draw)
-    radius = draw(8, 12.5)
+    cosine, sine = _direction(draw, 0.2)    # up to 23 degrees
+    radius = draw(9.5, 13)
     room = 15 - radius
     stretch = draw(0.85, 1.18)
     x = across - draw(-1, 1) * room

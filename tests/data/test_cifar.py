@@ -1,0 +1,129 @@
+"""Reading CIFAR's binary files: made-up ones, and the real ones where there are any."""
+import numpy as np
+import pytest
+
+import data
+from data.cifar import MEAN
+
+from .cifar_files import LAYOUTS, names_text, records, write_set
+
+
+@pytest.fixture(params=sorted(LAYOUTS))
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["folder", "subfolder"])
+def test_reads_what_was_written(name, inside, tmp_path):
+    layout = LAYOUTS[name]
+    content = write_set(tmp_path / layout.subfolder if inside else tmp_path, layout)
+    dataset = data.get_dataset(name, data_dir=tmp_path)
+    train = np.concatenate([content[file] for file in layout.train_files])
+    assert dataset.train.images.dtype == np.uint8
+    assert dataset.train.labels.dtype == np.int32
+    assert dataset.train.images.flags.c_contiguous
+    assert dataset.train.labels.tolist() == train[:, layout.label_bytes - 1].tolist()
+    red = dataset.train.images[21 % len(train), 0, 1, 2]    # row 1, column 2 of the first plane
+    assert red == train[21 % len(train), layout.label_bytes + 32 + 2]
+    assert np.array_equal(dataset.train.images.reshape(len(train), -1),
+                          train[:, layout.label_bytes:])
+    assert len(dataset.test) == 20
+    assert dataset.description == (f"{layout.title}: {len(train)} of 50,000 training images, "
+                                   "20 of 10,000 test images")
+
+
+def test_class_names_come_from_the_file_or_are_numbers(name, tmp_path):
+    layout = LAYOUTS[name]
+    write_set(tmp_path, layout)
+    assert data.get_dataset(name, tmp_path).class_names[-1] == str(layout.classes - 1)
+    (tmp_path / layout.names_file).write_bytes(names_text(layout) + b"\n")
+    assert data.get_dataset(name, tmp_path).class_names[-1] == f"class{layout.classes - 1}"
+    (tmp_path / layout.names_file).write_bytes(b"cat dog")
+    with pytest.raises(data.DataError, match=f"{layout.names_file} has 2 names"):
+        data.get_dataset(name, tmp_path)
+
+
+def test_empty_batch_files_are_allowed(tmp_path):
+    layout = LAYOUTS["cifar10"]
+    write_set(tmp_path, layout)
+    for number in range(2, 6):
+        (tmp_path / f"data_batch_{number}.bin").write_bytes(b"")
+    assert len(data.get_dataset("cifar10", tmp_path).train) == 20
+
+
+@pytest.mark.parametrize("split", ["train_files", "test_files"])
+def test_no_record_at_all_is_an_error(name, split, tmp_path):
+    layout = LAYOUTS[name]
+    write_set(tmp_path, layout)
+    for file in getattr(layout, split):
+        (tmp_path / file).write_bytes(b"")
+    with pytest.raises(data.DataError, match="no records at all"):
+        data.get_dataset(name, tmp_path)
+
+
+@pytest.mark.parametrize("missing", [1, 1000])
+def test_a_truncated_file_names_the_record(name, missing, tmp_path):
+    layout = LAYOUTS[name]
+    write_set(tmp_path, layout)
+    path = tmp_path / layout.train_files[-1]
+    path.write_bytes(path.read_bytes()[:-missing])
+    with pytest.raises(data.DataError, match=rf"{path.name} has .* record 19 ") as caught:
+        data.get_dataset(name, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_out_of_range_names_the_record(name, tmp_path):
+    layout = LAYOUTS[name]
+    write_set(tmp_path, layout)
+    block = records(layout, 20)
+    block[13, layout.label_bytes - 1] = layout.classes
+    (tmp_path / layout.test_files[0]).write_bytes(block.tobytes())
+    message = rf"{layout.test_files[0]}: record 13 .*label {layout.classes};"
+    with pytest.raises(data.DataError, match=message):
+        data.get_dataset(name, tmp_path)
+
+
+def test_some_of_the_files_are_not_completed_unasked(name, tmp_path):
+    layout = LAYOUTS[name]
+    write_set(tmp_path, layout)
+    (tmp_path / layout.test_files[0]).unlink()
+    with pytest.raises(data.DataError, match=f"lacks {layout.test_files[0]}"):
+        data.get_dataset(name, tmp_path, data_url="http://127.0.0.1:9/none")
+
+
+def test_a_folder_in_a_files_place(name, tmp_path):
+    layout = LAYOUTS[name]
+    write_set(tmp_path, layout)
+    (tmp_path / layout.test_files[0]).unlink()
+    (tmp_path / layout.test_files[0]).mkdir()
+    with pytest.raises(data.DataError, match=f"{layout.test_files[0]} is no file"):
+        data.get_dataset(name, tmp_path)
+
+
+@pytest.mark.realdata
+def test_real_cifar10(real_cifar10):
+    dataset = data.get_dataset("cifar10", real_cifar10)
+    assert dataset.description == ("CIFAR-10: 50,000 of 50,000 training images, "
+                                   "10,000 of 10,000 test images")
+    assert np.bincount(dataset.train.labels).tolist() == [5000] * 10
+    assert np.bincount(dataset.test.labels).tolist() == [1000] * 10
+    assert dataset.class_names[3] == "cat"
+    assert np.allclose(dataset.train.images.mean(axis=(0, 2, 3)) / 255, MEAN, atol=2e-4)
+
+
+@pytest.mark.realdata
+def test_the_constant_std_is_the_mean_of_the_images_own(real_cifar10):
+    images = data.get_dataset("cifar10", real_cifar10, limit_train=10000).train.images
+    deviations = (images.reshape(-1, 3, 1024) / 255).std(axis=2).mean(axis=0)
+    assert np.allclose(deviations, data.cifar.STD, atol=2e-3)
+
+
+@pytest.mark.realdata
+def test_real_cifar100(real_cifar100):
+    dataset = data.get_dataset("cifar100", real_cifar100)
+    assert dataset.description == ("CIFAR-100: 30,000 of 50,000 training images, "
+                                   "10,000 of 10,000 test images")
+    assert np.bincount(dataset.train.labels).tolist() == [300] * 100
+    assert np.bincount(dataset.test.labels).tolist() == [100] * 100
+    assert len(set(dataset.class_names)) == 100
+    assert np.allclose(dataset.train.images.mean(axis=(0, 2, 3)) / 255, MEAN, atol=0.03)
