@@ -192,9 +192,17 @@ def test_without_a_driver_it_is_the_cpu_build(monkeypatch, capsys):
         "setup: CPU build of MXNet, because no NVIDIA driver is installed\n")
 
 
-def test_MXNET_VARIANT_forces_the_build(capsys):
-    assert setup_env.choose_variant("gpu") == "gpu"
-    assert "MXNET_VARIANT" in capsys.readouterr().out
+def test_MXNET_VARIANT_forces_the_build(monkeypatch, capsys):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver([(9, 0)]))
+    for variant in ("gpu", "cpu"):
+        assert setup_env.choose_variant(variant) == variant
+        assert "MXNET_VARIANT" in capsys.readouterr().out
+
+
+def test_the_gpu_build_is_refused_where_it_would_not_import(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver([], status=100))
+    with pytest.raises(setup_env.SetupError, match="MXNET_VARIANT is gpu, but the NVIDIA driver"):
+        setup_env.choose_variant("gpu")
 
 
 def test_an_unknown_MXNET_VARIANT_is_one_line(project):
@@ -242,6 +250,13 @@ def test_the_stamp_says_what_is_installed(finished):
 def test_a_changed_requirement_builds_again(finished):
     (finished / "requirements-cpu.txt").write_text("# changed\n")
     assert built(set_up(finished, **CPU))
+    assert not built(set_up(finished))
+
+
+def test_an_activated_environment_is_rebuilt_from_outside(finished):
+    (finished / ".venv" / "setup.json").unlink()  # as if interrupted
+    path = f"{finished / '.venv' / 'bin'}:{finished.parent / 'bin'}"
+    assert built(set_up(finished, MXNET_VARIANT="cpu", PATH=path))
     assert not built(set_up(finished))
 
 

@@ -97,7 +97,14 @@ def decide_variant(capabilities, problem=None, machine=None):
 
 def choose_variant(forced):
     """'cpu' or 'gpu': what MXNET_VARIANT forces, else what the machine suggests."""
-    variant, reason = (forced, "MXNET_VARIANT says so") if forced else decide_variant(*probe_gpus())
+    capabilities, problem = probe_gpus() if forced != "cpu" else ([], None)
+    if forced == "gpu" and problem:
+        # Said before gigabytes are downloaded: the GPU build does not import without a driver.
+        raise SetupError(f"MXNET_VARIANT is gpu, but {problem}")
+    if forced:
+        variant, reason = forced, "MXNET_VARIANT says so"
+    else:
+        variant, reason = decide_variant(capabilities, problem)
     say(f"{variant.upper()} build of MXNet, because {reason}")
     return variant
 
@@ -173,8 +180,9 @@ def dev_current(stamp):
 
 def create_venv(venv):
     """A fresh environment in `venv`, in place of whatever was there."""
-    # The base interpreter: `sys.executable` may be the very environment that is rebuilt.
-    python = getattr(sys, "_base_executable", None) or sys.executable
+    # Resolved, since `sys.executable` may be a link in the very environment that is cleared.
+    inside = sys.prefix != sys.base_prefix
+    python = os.path.realpath(sys.executable) if inside else sys.executable
     done = subprocess.run([python, "-I", "-m", "venv", "--clear", str(venv)],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
@@ -268,7 +276,7 @@ def set_up(venv, dev, forced, wanted):
     stamp = read_stamp(venv)
     if not runtime_current(stamp, python_of(venv), forced, wanted):
         variant = choose_variant(forced)
-        say(f"building {os.path.relpath(venv)} with Python {platform.python_version()}")
+        say(f"building {venv.name} with Python {platform.python_version()}")
         create_venv(venv)
         install(venv, REQUIREMENTS[variant])
         check_import(venv)
