@@ -23,7 +23,8 @@ import sys
 from collections import namedtuple
 from functools import partial
 
-__all__ = ["Complexity", "Layer", "count", "num_params", "table_rows", "main"]
+__all__ = ["Complexity", "Layer", "count", "num_params", "TableRow", "table_rows",
+           "measure_table", "format_layers", "format_table", "main"]
 
 Layer = namedtuple("Layer", "name op output_shape num_params multiply_adds reference_flops")
 Layer.__doc__ = """One operator that has parameters or multiplies matrices.
@@ -190,15 +191,17 @@ TableRow.__doc__ = """A row of the paper's ImageNet comparison (Dai et al., arXi
 billions; `statistics` says whether the former count the running statistics.
 """
 
-_SUM = "its paper counts a multiplication and an addition as two"
+_SUM = "published with a multiplication and an addition as two"
+_LOCAL = (f"{_SUM}, with the attention stem, and with q.r as a product of its own (0.09 G; "
+          "here r is added to k)")
 _STRIDE = "published with the stride in a stage's first 1x1 convolution, here in the 3x3"
 
 
-def _ge_theta_plus(channels, input_size=224):
+def _ge_theta_plus(channels):
     from .attention import get_attention
 
-    # Stages of 256, 512, ... channels have maps of 1/4, 1/8, ... of the image's side.
-    return get_attention("GE", channels, variant="theta+", size=-(-input_size * 64 // channels))
+    # Stages of 256, 512, ... channels have maps of 56, 28, ... pixels a side.
+    return get_attention("GE", channels, variant="theta+", size=224 * 64 // channels)
 
 
 def table_rows():
@@ -217,25 +220,24 @@ def table_rows():
     ge = partial(resnet50_v1b, attention=_ge_theta_plus)
     return [
         TableRow("ResNet-50 v1", resnet50_v1, 25.6, 3.86, False,
-                 "GluonCV's 1x1 convolutions of a bottleneck have biases"),
+                 "GluonCV's 1x1 convolutions have biases"),
         TableRow("ResNet-50 v1b", resnet50_v1b, 25.6, 3.86, False, _STRIDE),
         TableRow("SE-ResNet-50", se, 28.1, 3.87, False, _STRIDE),
         TableRow("AA-ResNet-50", aa_resnet50, 25.8, 8.3, False, _SUM),
-        TableRow("FA-ResNet-50", fa_resnet50, 18.0, 7.2, False, _SUM),
+        TableRow("FA-ResNet-50", fa_resnet50, 18.0, 7.2, False, _LOCAL),
         TableRow("GE-theta+-ResNet-50", ge, 33.7, 3.87, False, _STRIDE),
         TableRow("ATAC-ResNet-50", resnet50_v1b_atac, 28.0, 4.4, True, ""),
     ]
 
 
-def measure_table(rows=None, input_size=224):
-    """Count every row of the table.
+def measure_table(rows=None):
+    """Count every row of the table, for an image of 224 x 224 pixels.
 
     Returns
     -------
     list of (TableRow, Complexity)
     """
-    rows = table_rows() if rows is None else rows
-    return [(row, count(row.build(), (1, 3, input_size, input_size))) for row in rows]
+    return [(row, count(row.build())) for row in rows or table_rows()]
 
 
 # ---------------------------------------------------------------- text
@@ -353,6 +355,8 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if bool(args.model) == args.table:
         parser.error("give either --model NAME or --table")
+    if args.table and (args.input_size or _options(args)):
+        parser.error("--table is of fixed networks at 224 pixels: it takes --format only")
     return args
 
 
@@ -376,7 +380,7 @@ def _report(args):
     from . import get_model
 
     if args.table:
-        return format_table(measure_table(input_size=args.input_size or 224), args.format)
+        return format_table(measure_table(), args.format)
     size = args.input_size or (32 if "cifar" in args.model.lower() else 224)
     net = get_model(args.model, **_options(args))
     return format_layers(count(net, (1, 3, size, size)), args.format)

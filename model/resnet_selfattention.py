@@ -27,11 +27,13 @@ def _conv(in_channels, channels, kernel_size=1, **kwargs):
     return nn.Conv2D(channels, kernel_size, use_bias=False, in_channels=in_channels, **kwargs)
 
 
-def _check_heads(heads, **widths):
+def _check_heads(heads, per_head=1, **widths):
+    """Raise ValueError unless every width splits into heads of whole multiples of `per_head`."""
     check_positive(heads=heads, **widths)
     for name, width in widths.items():
-        if width % heads:
-            raise ValueError(f"{name} must be a multiple of heads ({heads}), not {width}")
+        if width % (heads * per_head):
+            raise ValueError(f"{name} must be a multiple of heads: of {heads * per_head}, "
+                             f"not {width}")
 
 
 class LocalSelfAttention(nn.HybridBlock):
@@ -63,7 +65,7 @@ class LocalSelfAttention(nn.HybridBlock):
     def __init__(self, channels, heads=8, kernel_size=7, stride=1, dilation=1, **kwargs):
         super().__init__(**kwargs)
         check_positive(stride=stride)
-        _check_heads(2 * heads, channels=channels)
+        _check_heads(heads, per_head=2, channels=channels)
         width = channels // heads
         self._heads, self._width, self._points = heads, width, kernel_size ** 2
         self._window = {"kernel": (kernel_size,) * 2, "stride": (1, 1), "dilate": (dilation,) * 2,
