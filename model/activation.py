@@ -45,9 +45,9 @@ def get_activation(name, channels, **options):
     Raises
     ------
     ValueError
-        If the name is unknown or an option is out of range.
+        If the name is unknown, the unit has no such option, or an option is out of range.
     """
-    return ACTIVATIONS.resolve(name)(channels, **options)
+    return ACTIVATIONS.configure(name, options)(channels)
 
 
 def list_activations():

@@ -4,6 +4,8 @@ A class or function is registered by a decorator where it stands, under the name
 users type. Look-up ignores case, so ``ChaATAC`` and ``chaatac`` are the same unit.
 """
 import difflib
+import inspect
+from functools import partial
 
 __all__ = ["Registry"]
 
@@ -69,3 +71,36 @@ class Registry:
     def resolve(self, what):
         """A factory: `what` itself if it is callable, else the one registered under it."""
         return what if callable(what) else self[what]
+
+    def configure(self, what, options=None):
+        """A callable of `channels` that builds `what` with `options`.
+
+        Parameters
+        ----------
+        what : str or callable
+            A registered name, or a factory called as ``what(channels, **options)``.
+        options : dict, optional
+            Options of that unit.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown, or what stands under it has no such option.
+        """
+        factory, options = self.resolve(what), options or {}
+        if not callable(what):
+            self._check_options(self.canonical(what), factory, options)
+        return partial(factory, **options)
+
+    def _check_options(self, name, factory, options):
+        parameters = inspect.signature(factory).parameters.values()
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        if takes_any and not inspect.isclass(factory):
+            return
+        # The **kwargs of a block go to Gluon, which knows these two.
+        known = [p.name for p in parameters
+                 if p.kind is not inspect.Parameter.VAR_KEYWORD and p.name != "channels"]
+        for option in options:
+            if option not in known and option not in ("prefix", "params"):
+                raise ValueError(f"the {self.kind} '{name}' has no option '{option}'. "
+                                 f"It has: {', '.join(known) or 'none'}.")

@@ -9,7 +9,8 @@ from mxnet.gluon import nn
 
 from .activation import ACTIVATIONS, check_positive
 from .attention import ATTENTIONS
-from .slots import unit_factory, units_by_position
+from .layers import GlobalMean, conv1x1, conv3x3
+from .slots import unit_factory, units_by_block, units_by_position
 
 __all__ = ["PreActBlock", "ResNetV2CIFAR", "translate_reference_key"]
 
@@ -24,11 +25,6 @@ def translate_reference_key(key):
     that are ours already stay.
     """
     return ".".join(_REFERENCE_NAMES.get(part, part) for part in key.split("."))
-
-
-def _conv3x3(in_channels, channels, stride=1):
-    return nn.Conv2D(channels, kernel_size=3, strides=stride, padding=1, use_bias=False,
-                     in_channels=in_channels)
 
 
 class InputNorm(nn.BatchNorm):
@@ -59,16 +55,6 @@ class InputNorm(nn.BatchNorm):
         running_var[:] = momentum * running_var + (1 - momentum) * variance
 
 
-class GlobalMean(nn.HybridBlock):
-    """Mean over all positions: (N, C, H, W) -> (N, C).
-
-    As `nn.GlobalAvgPool2D` and `nn.Flatten`, but its backward pass is a broadcast.
-    """
-
-    def hybrid_forward(self, F, x):
-        return F.mean(x, axis=(2, 3))
-
-
 class PreActBlock(nn.HybridBlock):
     """Pre-activation residual block: twice BN - unit - 3x3 convolution, plus the shortcut.
 
@@ -92,15 +78,14 @@ class PreActBlock(nn.HybridBlock):
         with self.name_scope():
             self.bn1 = nn.BatchNorm(in_channels=in_channels)
             self.act1 = act_layer(in_channels)
-            self.conv1 = _conv3x3(in_channels, channels, stride)
+            self.conv1 = conv3x3(in_channels, channels, stride)
             self.bn2 = nn.BatchNorm(in_channels=channels)
             self.act2 = act_layer(channels)
-            self.conv2 = _conv3x3(channels, channels)
+            self.conv2 = conv3x3(channels, channels)
             self.attn = attn_layer(channels) if attn_layer else None
             self.downsample = None
             if stride != 1 or in_channels != channels:
-                self.downsample = nn.Conv2D(channels, 1, strides=stride, use_bias=False,
-                                            in_channels=in_channels)
+                self.downsample = conv1x1(in_channels, channels, stride)
 
     def hybrid_forward(self, F, x):
         shortcut = self.downsample(x) if self.downsample else x
@@ -135,8 +120,9 @@ class ResNetV2CIFAR(nn.HybridBlock):
         Whether the last or the first `act_layers` positions get it.
     replace_act : str or callable, default 'relu'
         Unit of the other positions.
-    attention : str or callable, optional
-        Unit of every block's attention slot.
+    attention : str, callable or sequence of these, optional
+        Unit of every block's attention slot, or one entry for each of the 3 b blocks in the
+        order of the forward pass; None: no unit.
     attn_options : dict, optional
         Options of that unit.
     drop_rate : float, default 0
@@ -159,15 +145,17 @@ class ResNetV2CIFAR(nn.HybridBlock):
         check_positive(blocks=blocks, classes=classes)
         unit = unit_factory(ACTIVATIONS, activation, act_options)
         plain = unit_factory(ACTIVATIONS, replace_act)
-        attn_layer = unit_factory(ATTENTIONS, attention, attn_options) if attention else None
+        self.num_blocks = blocks * (len(channels) - 1)
+        attn_layers = units_by_block(ATTENTIONS, attention, attn_options, self.num_blocks)
         *stage_units, head_unit = units_by_position(len(channels), act_layers, act_order,
                                                     unit, plain)
         with self.name_scope():
             self.features = nn.HybridSequential(prefix="")
-            self.features.add(InputNorm(in_channels=3), _conv3x3(3, channels[0]))
+            self.features.add(InputNorm(in_channels=3), conv3x3(3, channels[0]))
             for i, act_layer in enumerate(stage_units):
-                self.features.add(self._make_stage(i + 1, blocks, channels[i], channels[i + 1],
-                                                   1 if i == 0 else 2, act_layer, attn_layer))
+                self.features.add(self._make_stage(i + 1, channels[i], channels[i + 1],
+                                                   1 if i == 0 else 2, act_layer,
+                                                   attn_layers[i * blocks:(i + 1) * blocks]))
             self.features.add(nn.BatchNorm(in_channels=channels[-1]),
                               head_unit(channels[-1]),
                               GlobalMean())
@@ -176,12 +164,12 @@ class ResNetV2CIFAR(nn.HybridBlock):
             self.output = nn.Dense(classes, in_units=channels[-1])
 
     @staticmethod
-    def _make_stage(index, blocks, in_channels, channels, stride, act_layer, attn_layer):
+    def _make_stage(index, in_channels, channels, stride, act_layer, attn_layers):
         stage = nn.HybridSequential(prefix=f"stage{index}_")
         with stage.name_scope():
-            stage.add(PreActBlock(in_channels, channels, stride, act_layer, attn_layer))
-            for _ in range(blocks - 1):
-                stage.add(PreActBlock(channels, channels, 1, act_layer, attn_layer))
+            for i, attn_layer in enumerate(attn_layers):
+                stage.add(PreActBlock(channels if i else in_channels, channels,
+                                      1 if i else stride, act_layer, attn_layer))
         return stage
 
     def forward(self, x, *args):

@@ -1,7 +1,6 @@
 """Which slots of a host get which unit: pure functions, shared by all hosts."""
-from functools import partial
 
-__all__ = ["ORDERS", "units_by_position", "unit_factory"]
+__all__ = ["ORDERS", "is_sequence", "unit_factory", "units_by_block", "units_by_position"]
 
 ORDERS = ("bac", "pre")
 
@@ -45,6 +44,42 @@ def unit_factory(registry, what, options=None):
     Raises
     ------
     ValueError
-        If `what` is a name that `registry` does not know.
+        If `what` is a name that `registry` does not know, or has no such option.
     """
-    return partial(registry.resolve(what), **(options or {}))
+    return registry.configure(what, options)
+
+
+def units_by_block(registry, what, options, blocks):
+    """One unit factory, or None, for each block of a host.
+
+    Parameters
+    ----------
+    registry : Registry
+        Where names are looked up.
+    what : str, callable, None, or a sequence of these
+        The unit of every block, or one entry for each.
+    options : dict, optional
+        Options of every unit.
+    blocks : int
+        Number of blocks of the host.
+
+    Returns
+    -------
+    tuple
+        `blocks` entries, each a callable of `channels`, or None: no unit.
+
+    Raises
+    ------
+    ValueError
+        If a name or an option is unknown, or a sequence has another length.
+    """
+    if not is_sequence(what):
+        what = [what] * blocks
+    if len(what) != blocks:
+        raise ValueError(f"{len(what)} {registry.kind} units were given for {blocks} blocks")
+    return tuple(unit_factory(registry, unit, options) if unit else None for unit in what)
+
+
+def is_sequence(what):
+    """Whether `what` names a unit for each block, rather than one for all."""
+    return isinstance(what, (list, tuple))
