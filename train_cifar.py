@@ -10,8 +10,15 @@ import sys
 from data import DataError, list_datasets
 from training.device import set_threads
 from training.errors import run_script
-from training.options import (Parser, add_device_options, add_network_options, add_run_options,
-                              add_training_options, natural, positive_int)
+from training.options import (
+    Parser,
+    add_device_options,
+    add_network_options,
+    add_run_options,
+    add_training_options,
+    natural,
+    positive_int,
+)
 
 
 def make_parser():

@@ -11,6 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import mxnet_compat  # noqa: E402, F401  (comes before mxnet, whichever test imports it first)
+from training.device import set_threads  # noqa: E402
+
+set_threads()
+
 # A proxy of the surroundings must not stand between the tests and their own server.
 os.environ["no_proxy"] = "127.0.0.1,localhost"
 

@@ -6,10 +6,9 @@ import sys
 import types
 from pathlib import Path
 
+import mxnet_compat
 import numpy as np
 import pytest
-
-import mxnet_compat
 from mxnet_compat import LooseVersion
 
 ROOT = Path(mxnet_compat.__file__).parent

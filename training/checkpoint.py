@@ -14,6 +14,7 @@ import re
 import shutil
 from pathlib import Path
 
+import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 
 from .files import read_json, sha256, sync_folder, write_json

@@ -38,7 +38,7 @@ def physical_cores(cpu_folder=_CPU_FOLDER, quota_file=_CPU_QUOTA):
             siblings.add(topology.read_text().strip())
         except OSError:
             siblings.add(str(cpu))
-    return max(1, min(len(siblings), math.ceil(_quota_cores(quota_file))))
+    return max(1, math.ceil(min(len(siblings), _quota_cores(quota_file))))
 
 
 def set_threads(environ=os.environ):
@@ -87,6 +87,7 @@ def select_contexts(gpus=None, num_gpus=None, available=None):
     UserError
         If a device is asked for that does not exist, or both options are given.
     """
+    import mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 
     if gpus is not None and num_gpus is not None:

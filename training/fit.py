@@ -7,6 +7,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 
+import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
@@ -413,7 +414,8 @@ class Fit:
         with replacing(path) as temporary:
             self.net.save_parameters(str(temporary))
         write_json(path.with_suffix(".json"), {
-            **self.description, "epoch": row["epoch"], "figures": row, "sha256": sha256(path)})
+            **self.description, "epoch": row["epoch"], "figures": row,
+            "val_name": self.options.val_name, "sha256": sha256(path)})
 
     def _checkpoint(self):
         step = self.position.epoch * self.steps_per_epoch + self.position.totals.step

@@ -7,7 +7,7 @@ import math
 import time
 from pathlib import Path
 
-import mxnet_compat  # noqa: F401  (must come before the first import of mxnet)
+import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
@@ -297,13 +297,13 @@ def _report(log, run, fit, result, dataset, test_batches, seconds):
     """Say how the run went and where everything is; write result.json."""
     val_name = _val_name(dataset)
     for which, row in result.items():
-        how = f", chosen by {val_name} accuracy" if which == "best" else ""
-        log.info(f"{which} epoch ({row['epoch'] + 1}{how}): {val_name} accuracy "
+        how = f" (chosen by {val_name} accuracy)" if which == "best" else ""
+        log.info(f"{which}, after {row['epoch'] + 1} epochs{how}: {val_name} accuracy "
                  f"{100 * row['val_accuracy']:.2f} %")
     if val_name != "test":
         result["test"] = _test_scores(fit, run, test_batches)
         for which, score in result["test"].items():
-            log.info(f"{which} epoch: test accuracy {100 * score['accuracy']:.2f} %")
+            log.info(f"{which}: test accuracy {100 * score['accuracy']:.2f} %")
     write_json(run.result, {**result, "val_name": val_name})
     log.info(f"took {format_seconds(seconds)}")
     for what, path in (("params", run.params), ("log", run.log_file), ("metrics", run.metrics),

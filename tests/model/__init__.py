@@ -1,0 +1,2 @@
+"""Tests of the package `model`."""
+import mxnet_compat  # noqa: F401  (before mxnet, which the tests import)

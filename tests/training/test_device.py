@@ -1,0 +1,62 @@
+import pytest
+
+from training.device import physical_cores, select_contexts, set_threads
+from training.errors import UserError
+
+
+def _topology(folder, cores):
+    for cpu, siblings in enumerate(cores):
+        place = folder / f"cpu{cpu}" / "topology"
+        place.mkdir(parents=True)
+        (place / "thread_siblings_list").write_text(siblings + "\n")
+
+
+@pytest.mark.parametrize("siblings, quota, expected", [
+    (["0", "1"], "max 100000", 2),              # two cores, no limit
+    (["0-1", "0-1"], "max 100000", 1),          # one core with two threads
+    (["0", "1"], "100000 100000", 1),           # two cores, a quota of one
+    (["0", "1"], "150000 100000", 2),           # a quota of one and a half
+    (["0", "1"], "nonsense", 2),
+])
+def test_physical_cores(tmp_path, monkeypatch, siblings, quota, expected):
+    _topology(tmp_path, siblings)
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr("training.device._usable_cpus", lambda: set(range(len(siblings))))
+    assert physical_cores(tmp_path, tmp_path / "cpu.max") == expected
+
+
+def test_unknown_topology_counts_cpus(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.device._usable_cpus", lambda: {0, 1, 2})
+    assert physical_cores(tmp_path, tmp_path / "none") == 3
+
+
+def test_the_user_s_number_of_threads_stays():
+    environ = {"OMP_NUM_THREADS": "7"}
+    assert set_threads(environ) == "7"
+    environ = {}
+    assert set_threads(environ) == environ["OMP_NUM_THREADS"] == str(physical_cores())
+
+
+@pytest.mark.parametrize("options, expected", [
+    (dict(available=0), ["cpu(0)"]),
+    (dict(available=2), ["gpu(0)"]),
+    (dict(gpus="", available=2), ["cpu(0)"]),
+    (dict(gpus="1,0", available=2), ["gpu(1)", "gpu(0)"]),
+    (dict(num_gpus=2, available=2), ["gpu(0)", "gpu(1)"]),
+    (dict(num_gpus=0, available=2), ["cpu(0)"]),
+])
+def test_contexts(options, expected):
+    assert list(map(str, select_contexts(**options))) == expected
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(gpus="3", available=1), "GPU 3 was asked for, but MXNet finds 1 GPU here"),
+    (dict(num_gpus=1, available=0), "GPU 0 was asked for, but MXNet finds no GPUs here"),
+    (dict(gpus="a", available=1), "--gpus takes device numbers"),
+    (dict(gpus="0,0", available=1), "must name different devices"),
+    (dict(gpus="-1", available=1), "must name different devices"),
+    (dict(gpus="0", num_gpus=1, available=1), "either --gpus or --num-gpus"),
+])
+def test_errors(options, message):
+    with pytest.raises(UserError, match=message):
+        select_contexts(**options)

@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from training.errors import UserError
+from training.options import Parser, add_run_options, add_training_options
+
+
+def _parser():
+    parser = Parser(prog="test")
+    add_training_options(parser, num_epochs=10, batch_size=128, lr=0.2)
+    add_run_options(parser, save_period=0)
+    return parser
+
+
+def _config(tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_json_sets_defaults_and_the_command_line_wins(tmp_path):
+    parser = _parser()
+    parser.load_config(_config(tmp_path, {
+        "lr": 0.1, "num-epochs": 3, "no_wd": True, "lr_decay_epoch": [1, 2], "name": None}))
+    options = parser.parse_args(["--lr", "0.5"])
+    assert (options.lr, options.num_epochs, options.no_wd) == (0.5, 3, True)
+    assert options.lr_decay_epoch == (1, 2)
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"learning": 1}, "sets unknown options: learning"),
+    ({"lr": -1}, "--lr: must be a number above 0, not '-1'"),
+    ({"lr": "fast"}, "--lr: must be a number above 0"),
+    ({"lr": True}, "--lr cannot be True"),
+    ({"lr_mode": "sine"}, "--lr-mode: invalid choice: 'sine'"),
+    ({"no_wd": 1}, "--no-wd must be true or false"),
+    ({"num_epochs": [1, 2]}, "must be a whole number"),
+    ({"name": {"a": 1}}, "--name cannot be"),
+    ("[1]", "must hold a JSON object"),
+    ("{", "is not a JSON file"),
+])
+def test_json_errors(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        _parser().load_config(_config(tmp_path, content))
+
+
+def test_a_missing_config(tmp_path):
+    with pytest.raises(UserError, match="cannot read --config"):
+        _parser().load_config(tmp_path / "none.json")
+
+
+def test_explicit_names_what_the_command_line_sets():
+    parser = _parser()
+    assert parser.explicit(["--lr", "0.2", "--no-wd"]) == {"lr", "no_wd"}
+    assert parser.parse_args([]).lr == 0.2
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--lr", "0"], "--lr: must be a number above 0, not '0'"),
+    (["--lr", "nan"], "must be a number above 0"),
+    (["--num-epochs", "0"], "must be a whole number of at least 1"),
+    (["--momentum", "1"], "must be a number from 0 to less than 1"),
+    (["--lr-decay-epoch", "30,20"], "must be increasing epochs"),
+    (["--seed", "-1"], "must be a whole number from 0"),
+    (["--batch", "3"], "unrecognized arguments: --batch 3"),
+])
+def test_errors_name_the_range(argv, message):
+    with pytest.raises(UserError, match=message):
+        _parser().parse_args(argv)
+
+
+@pytest.mark.parametrize("argv, expected", [([], 0.0), (["--mixup"], 0.2), (["--mixup", "1"], 1.0)])
+def test_flags_with_an_optional_number(argv, expected):
+    assert _parser().parse_args(argv).mixup == expected
