@@ -290,7 +290,7 @@ def format_table(measured, style="text"):
         _format_rows(header, rows, style), "",
         "GFLOPs: billions of multiply-adds, each counted once, for one image. Paper's rule: see "
         "model/complexity.py.",
-        "* the published figure counts the running statistics.",
+        "28.0*: the published figure counts the running statistics.",
         *([""] if notes else []), *(mark + note for note in notes)])
 
 
@@ -322,8 +322,16 @@ def _positive(text):
     return int(text)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
+    """Options of the command line; unusable ones end the program with code 2."""
+    parser = _Parser(
         prog="python -m model.complexity",
         description="Parameters and multiply-adds of a network, layer by layer.")
     parser.add_argument("--model", metavar="NAME", help="network, a name of model.list_models()")
