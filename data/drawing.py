@@ -132,7 +132,7 @@ def draw_scenes(words, labels):
 
     grain = words[:, _SCALARS + 3 * GRID * GRID:].astype("<u8").view(np.uint8)
     grain = grain.reshape(scene.shape).astype(np.float32) - np.float32(127.5)
-    scene = scene * np.float32(255) + grain * draw(0.02, 0.12)[:, None]
+    scene = scene * np.float32(255) + grain * draw(0.02, 0.1)[:, None]
     return (np.clip(scene, 0, 255) + np.float32(0.5)).astype(np.uint8)
 
 
@@ -144,12 +144,12 @@ def _direction(draw, most=1.0):
 
 
 def _two_colours(draw):
-    """Background and figure, (N, 3, 1, 1) each, at least 0.5 apart in colour space."""
+    """Background and figure, (N, 3, 1, 1) each, at least 0.65 apart before clipping."""
     ground, paint = draw(0.1, 0.9, channels=3), draw(0, 1, channels=3)
     apart = paint - ground
     red, green, blue = apart[:, 0:1], apart[:, 1:2], apart[:, 2:3]
     distance = np.sqrt(red * red + green * green + blue * blue) + np.float32(1e-6)
-    return ground, ground + apart * np.maximum(np.float32(0.5) / distance, 1)
+    return ground, ground + apart * np.maximum(np.float32(0.65) / distance, 1)
 
 
 def _wave(phase):
@@ -169,7 +169,7 @@ def _ground_pattern(draw, across, down):
     slope = (across * cosine + down * sine) * np.float32(1 / 16)
     pattern = np.where(kind < 0.3, slope, np.where(kind < 0.55, stripes,
                        np.where(kind < 0.8, chequer, np.float32(0))))
-    return pattern[:, None] * draw(-0.13, 0.13, channels=3)
+    return pattern[:, None] * draw(-0.1, 0.1, channels=3)
 
 
 def _smooth_noise(draw, knots):
@@ -182,7 +182,7 @@ def _smooth_noise(draw, knots):
     rows = (values[:, :, knot] * (1 - weight)[:, None]
             + values[:, :, knot + 1] * weight[:, None])
     noise = rows[..., knot] * (1 - weight) + rows[..., knot + 1] * weight
-    return noise * draw(0, 0.2)[:, None]
+    return noise * draw(0, 0.15)[:, None]
 
 
 def _with_figure(scene, draw, labels, paint, across, down):
@@ -198,7 +198,7 @@ def _with_figure(scene, draw, labels, paint, across, down):
     for label, figure in enumerate(FIGURES.values()):
         chosen = labels == label
         distance[chosen] = figure(x[chosen], y[chosen])
-    shade = x * draw(-0.15, 0.15) + _wave(x * draw(0.5, 3)) * draw(-0.1, 0.1)
+    shade = x * draw(-0.1, 0.1) + _wave(x * draw(0.5, 3)) * draw(-0.08, 0.08)
     return _blend(scene, paint + shade[:, None], distance * radius)
 
 
