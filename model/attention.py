@@ -95,13 +95,13 @@ def _check_choice(option, value, choices):
 
 # ---- maps of ones, and what is spread with them ----
 
-def _ones_per_channel(F, x):
+def ones_per_channel(F, x):
     """(N, C, 1) ones, of the type and on the device of x (N, C, H, W)."""
     corner = F.slice(x, begin=(None, None, 0, 0), end=(None, None, 1, 1))
     return F.reshape(F.ones_like(corner), shape=(0, 0, -1))
 
 
-def _ones_per_position(F, x):
+def ones_per_position(F, x):
     """(N, 1, H W) ones, of the type and on the device of x (N, C, H, W)."""
     return F.reshape(F.ones_like(F.slice_axis(x, axis=1, begin=0, end=1)), shape=(0, 0, -1))
 
@@ -109,13 +109,13 @@ def _ones_per_position(F, x):
 def spread_channels(F, x, channel_map):
     """Repeat a channel map (N, C, 1, 1) at every position of x (N, C, H, W)."""
     column = F.reshape(channel_map, shape=(0, 0, -1))                  # (N, C, 1)
-    return F.reshape_like(F.batch_dot(column, _ones_per_position(F, x)), x)
+    return F.reshape_like(F.batch_dot(column, ones_per_position(F, x)), x)
 
 
 def spread_positions(F, x, spatial_map):
     """Repeat a spatial map (N, 1, H, W) in every channel of x (N, C, H, W)."""
     row = F.reshape(spatial_map, shape=(0, 0, -1))                     # (N, 1, H W)
-    return F.reshape_like(F.batch_dot(_ones_per_channel(F, x), row), x)
+    return F.reshape_like(F.batch_dot(ones_per_channel(F, x), row), x)
 
 
 # ---- statistics over positions: (N, C, H, W) -> (N, C, 1, 1) ----
@@ -134,7 +134,7 @@ def _position_variance(F, x):
     # at the mean: MXNet crashes on a BlockGrad after a product of matrices and another step.
     fixed = F.BlockGrad(x)
     deviation = x - spread_channels(F, fixed, _position_mean(F, fixed))
-    positions = F.reshape(F.sum(_ones_per_position(F, x), axis=2), shape=(0, 0, 1, 1))
+    positions = F.reshape(F.sum(ones_per_position(F, x), axis=2), shape=(0, 0, 1, 1))
     unbiased = positions / F.maximum(positions - 1, F.ones_like(positions))
     return F.broadcast_mul(_position_mean(F, F.square(deviation)), unbiased)
 
@@ -142,7 +142,7 @@ def _position_variance(F, x):
 # ---- statistics over channels: (N, C, H, W) -> (N, 1, H, W) ----
 
 def _channel_mean(F, x, channels):
-    weights = F.swapaxes(_ones_per_channel(F, x), 1, 2) / channels     # (N, 1, C)
+    weights = F.swapaxes(ones_per_channel(F, x), 1, 2) / channels     # (N, 1, C)
     mean = F.batch_dot(weights, F.reshape(x, shape=(0, 0, -3)))        # (N, 1, H W)
     return F.reshape_like(mean, F.slice_axis(x, axis=1, begin=0, end=1))
 
@@ -176,23 +176,27 @@ def _check_statistics(statistics, known):
 class ChannelGated(nn.HybridBlock):
     """y = x * gate(x) with a channel map, (N, C, 1, 1); a subclass says which."""
 
+    spread = staticmethod(spread_channels)
+
     def gate(self, F, x):
         """The channel map (N, C, 1, 1), in (0, 1), of x (N, C, H, W)."""
         raise NotImplementedError
 
     def hybrid_forward(self, F, x):
-        return F.elemwise_mul(x, spread_channels(F, x, self.gate(F, x)))
+        return F.elemwise_mul(x, self.spread(F, x, self.gate(F, x)))
 
 
 class SpatiallyGated(nn.HybridBlock):
     """y = x * gate(x) with a spatial map, (N, 1, H, W); a subclass says which."""
+
+    spread = staticmethod(spread_positions)
 
     def gate(self, F, x):
         """The spatial map (N, 1, H, W), in (0, 1), of x (N, C, H, W)."""
         raise NotImplementedError
 
     def hybrid_forward(self, F, x):
-        return F.elemwise_mul(x, spread_positions(F, x, self.gate(F, x)))
+        return F.elemwise_mul(x, self.spread(F, x, self.gate(F, x)))
 
 
 @ATTENTIONS.register("ChannelAttention")

@@ -198,8 +198,8 @@ class ResNetV1CIFAR(nn.HybridBlock):
         stem_channels, *stage_channels = _channels(width, block.expansion)
         self.num_blocks = sum(layers)
         plain = unit_factory(ACTIVATIONS, replace_act)
-        act_layers = units_by_position(len(layers), act_layers, act_order,
-                                       unit_factory(ACTIVATIONS, activation, act_options), plain)
+        act_units = units_by_position(len(layers), act_layers, act_order,
+                                      unit_factory(ACTIVATIONS, activation, act_options), plain)
         attn_layers = units_by_block(
             ATTENTIONS, attention if {"block", "identity"} & set(slots) else None, attn_options,
             self.num_blocks)
@@ -208,7 +208,7 @@ class ResNetV1CIFAR(nn.HybridBlock):
             _add_stem(self.features, stem, stem_channels, plain)
             in_channels = stem_channels
             for i, (channels, count, act_layer) in enumerate(
-                    zip(stage_channels, layers, act_layers)):
+                    zip(stage_channels, layers, act_units)):
                 first = sum(layers[:i])
                 make = partial(block, act_layer=act_layer,
                                act_last=act_layer if act_last else plain)

@@ -1,0 +1,405 @@
+"""Attention whose structure is learned, and what is made of it.
+
+In every block, channel attention CA and spatial attention SA are offered in five ways:
+left out, one after the other in either order, or one alone. X(+)Y means X first, then Y.
+A weight for each way, p = softmax(alpha), is learned beside the network (first-order DARTS:
+H. Liu, K. Simonyan, Y. Yang, ICLR 2019, arXiv 1806.09055); the way of largest weight is then
+kept and the network trained anew. After chrisqqq123/Searchable-CBAM, with which values and
+gradients agree.
+"""
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from mxnet import nd
+from mxnet.gluon import nn
+
+from .attention import (
+    CBAM,
+    ChannelAttention,
+    SpatialAttention,
+    ones_per_channel,
+    ones_per_position,
+)
+
+__all__ = ["SEARCHED", "OPERATIONS", "KINDS", "SearchableAttention", "ParallelAttention",
+           "searchable_units", "architecture_parameters", "operation_weights", "freeze",
+           "unfreeze", "architecture_penalty", "derive", "structure_unit", "Structure"]
+
+# The operations of the search, in the order of alpha, and those that can be derived.
+SEARCHED = ("identity", "CA(+)SA", "SA(+)CA", "CA", "SA")
+OPERATIONS = (*SEARCHED, "CA||SA")
+
+# Statistics that the maps of each kind are made of.
+KINDS = {"CBAM": ("mean", "max"), "MVAM": ("mean", "var")}
+
+# An operation whose weight is not above this is left out of a frozen unit.
+NEGLIGIBLE = 1e-7
+
+_FORMAT = "attention-structure 1"
+_ORDERS = {"CA(+)SA": "channel-spatial", "SA(+)CA": "spatial-channel"}
+
+
+def _kind_statistics(kind):
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    return KINDS[kind]
+
+
+def _check_operation(operation):
+    if operation not in OPERATIONS:
+        raise ValueError(f"unknown operation {operation!r}. Known: {', '.join(OPERATIONS)}.")
+
+
+def _halves(channels, kind, reduction, kernel_size, use_bias, spatial_bias):
+    statistics = _kind_statistics(kind)
+    return (ChannelAttention(channels, reduction, use_bias, statistics, prefix="channel_"),
+            SpatialAttention(channels, kernel_size, statistics, spatial_bias, prefix="spatial_"))
+
+
+class SearchableAttention(nn.HybridBlock):
+    r"""All operations at once, weighted by p = softmax(alpha).
+
+    .. math:: y = p_0 x + p_1 SA(CA(x)) + p_2 CA(SA(x)) + p_3 CA(x) + p_4 SA(x)
+
+    CA and SA are one shared unit each and multiply their input by their map. The network's
+    own weights and `alpha` have separate optimizers: see `architecture_parameters`.
+
+    Parameters
+    ----------
+    channels : int
+        Channels C of the feature map.
+    kind : {'CBAM', 'MVAM'}, default 'CBAM'
+        Maps of mean and maximum, or of mean and unbiased variance.
+    reduction : int, default 16
+        The channel bottleneck has C / reduction channels, at least one.
+    kernel_size : int, default 3
+        Side of the spatial convolution; odd. As in the reference; CBAM's paper has 7.
+    use_bias : bool, default True
+        Whether the channel bottleneck has biases.
+    spatial_bias : bool, default False
+        Whether the spatial convolution has a bias.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, kind="CBAM", reduction=16, kernel_size=3, use_bias=True,
+                 spatial_bias=False, **kwargs):
+        super().__init__(**kwargs)
+        self._kept = SEARCHED
+        with self.name_scope():
+            self.channel, self.spatial = _halves(channels, kind, reduction, kernel_size,
+                                                 use_bias, spatial_bias)
+            self.alpha = self.params.get("structure_alpha", shape=(len(SEARCHED),), init="zeros",
+                                         wd_mult=0)
+
+    def weights(self):
+        """p = softmax(alpha), as a NumPy array of shape (5,) in the order of `SEARCHED`."""
+        alpha = self.alpha.data(self.alpha.list_ctx()[0])
+        return nd.softmax(alpha.astype("float32")).asnumpy()
+
+    def freeze(self):
+        """Fix alpha, and leave out the operations whose weight is at most 1e-7.
+
+        For a unit inside a network use `freeze`, which also clears the network's own
+        compiled graph. If CA or SA is left out altogether, its parameters get no gradient.
+        """
+        self._kept = tuple(name for name, weight in zip(SEARCHED, self.weights())
+                           if weight > NEGLIGIBLE)
+        self.alpha.grad_req = "null"
+        self._clear_cached_op()
+
+    def unfreeze(self):
+        """Let alpha be trained again, with all operations."""
+        self._kept = SEARCHED
+        self.alpha.grad_req = "write"
+        self._clear_cached_op()
+
+    def hybrid_forward(self, F, x, alpha):
+        parts = F.split(F.reshape(F.softmax(alpha), shape=(1, 1, -1)), num_outputs=5, axis=2)
+        p = {name: part for name, part in zip(SEARCHED, parts) if name in self._kept}
+        # All five operations multiply x, so their weighted sum is one gate: a sum of outer
+        # products of channel vectors (N, C, 1) and position vectors (N, 1, H W).
+        channels, positions = ones_per_channel(F, x), ones_per_position(F, x)
+        columns, rows = [], []
+        if "identity" in p:
+            columns.append(F.broadcast_mul(channels, p["identity"]))
+            rows.append(positions)
+        if "CA" in p or "CA(+)SA" in p:
+            gate = self.channel.gate(F, x)
+            columns.append(F.reshape(gate, shape=(0, 0, -1)))
+            rows.append(self._after(F, x, gate, self.channel, self.spatial, positions,
+                                    p.get("CA"), p.get("CA(+)SA")))
+        if "SA" in p or "SA(+)CA" in p:
+            gate = self.spatial.gate(F, x)
+            rows.append(F.reshape(gate, shape=(0, 0, -1)))
+            columns.append(self._after(F, x, gate, self.spatial, self.channel, channels,
+                                       p.get("SA"), p.get("SA(+)CA")))
+        gate = F.batch_dot(F.concat(*columns, dim=2), F.concat(*rows, dim=1))
+        return F.elemwise_mul(x, F.reshape_like(gate, x))
+
+    @staticmethod
+    def _after(F, x, gate, first, second, ones, alone, both):
+        """What multiplies first(x) in the sum: p_alone + p_both second.gate(first(x)).
+
+        `gate` is first.gate(x); `ones` has the shape of the result, a vector over channels
+        or over positions; a weight that is None is left out.
+        """
+        terms = []
+        if alone is not None:
+            terms.append(F.broadcast_mul(ones, alone))
+        if both is not None:
+            out = F.elemwise_mul(x, first.spread(F, x, gate))
+            second_gate = F.reshape(second.gate(F, out), shape=(0, 0, -1))
+            terms.append(F.broadcast_mul(second_gate, both))
+        return sum(terms[1:], terms[0])
+
+
+class ParallelAttention(nn.HybridBlock):
+    """The mean of channel attention and spatial attention, y = (CA(x) + SA(x)) / 2.
+
+    Parameters are those of `SearchableAttention`.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, kind="CBAM", reduction=16, kernel_size=3, use_bias=True,
+                 spatial_bias=False, **kwargs):
+        super().__init__(**kwargs)
+        with self.name_scope():
+            self.channel, self.spatial = _halves(channels, kind, reduction, kernel_size,
+                                                 use_bias, spatial_bias)
+
+    def hybrid_forward(self, F, x):
+        return (self.channel(x) + self.spatial(x)) * 0.5
+
+
+# ---- the units of a network ----
+
+def searchable_units(net):
+    """The `SearchableAttention` units of a network, in the order of the forward pass."""
+    units = [net] if isinstance(net, SearchableAttention) else []
+    for child in net._children.values():
+        units += searchable_units(child)
+    return units
+
+
+def architecture_parameters(net):
+    """The alphas of a network, one for each searchable unit, in the order of its blocks."""
+    return [unit.alpha for unit in searchable_units(net)]
+
+
+def operation_weights(net):
+    """p of every searchable unit, (units, 5), in the order of `SEARCHED`."""
+    return np.stack([unit.weights() for unit in searchable_units(net)])
+
+
+def freeze(net):
+    """Fix the structure of all units, leaving out operations of no weight."""
+    for unit in searchable_units(net):
+        unit.freeze()
+    _clear_compiled(net)
+
+
+def unfreeze(net):
+    """Let the structure of all units be trained again."""
+    for unit in searchable_units(net):
+        unit.unfreeze()
+    _clear_compiled(net)
+
+
+def _clear_compiled(net):
+    """Forget compiled graphs: that of an outer block holds those of the inner ones."""
+    net.apply(lambda block: block._clear_cached_op() if isinstance(block, nn.HybridBlock) else None)
+
+
+def architecture_penalty(alphas, ratio=(4, 1, 1, 2, 2), power=1.1, weight=0.1):
+    r"""Penalty against the collapse to the identity, to be added to the search's loss.
+
+    .. math:: P = w \frac{1}{B} \sum_b \sum_i r_i p_{bi}^m
+
+    Parameters
+    ----------
+    alphas : NDArray (B, 5), or list of NDArray (5,)
+        The alphas of B blocks.
+    ratio : sequence of 5 numbers
+        r: the price of each operation, in the order of `SEARCHED`.
+    power, weight : float
+        m and w.
+
+    Returns
+    -------
+    NDArray (1,)
+        Differentiable when recorded.
+    """
+    if len(ratio) != len(SEARCHED):
+        raise ValueError(f"ratio must have {len(SEARCHED)} numbers, not {len(ratio)}")
+    if isinstance(alphas, (list, tuple)):
+        alphas = nd.stack(*alphas)
+    p = nd.softmax(alphas, axis=1)                                     # (B, 5)
+    price = nd.array([ratio], ctx=p.context, dtype=p.dtype)
+    return nd.mean(nd.sum(nd.broadcast_mul(p ** power, price), axis=1)) * weight
+
+
+def derive(p):
+    """The operation that the weights of one block ask for.
+
+    That of the largest weight; except CA and SA in parallel ('CA||SA') where their two
+    weights together exceed every other and are nearly equal: p3 + p4 > max(p0, p1, p2) and
+    |p3 - p4| < 0.1.
+
+    Parameters
+    ----------
+    p : sequence of 5 numbers
+        Weights in the order of `SEARCHED`.
+
+    Returns
+    -------
+    str
+        One of `OPERATIONS`.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    if p.shape != (len(SEARCHED),) or not np.isfinite(p).all():
+        raise ValueError(f"a block has {len(SEARCHED)} finite weights, not {p.tolist()}")
+    if p[3] + p[4] > p[:3].max() and abs(p[3] - p[4]) < 0.1:
+        return "CA||SA"
+    return SEARCHED[int(p.argmax())]
+
+
+def structure_unit(operation, kind="CBAM", reduction=16, kernel_size=3, use_bias=True,
+                   spatial_bias=False):
+    """A factory of the unit that holds the chosen operation and nothing else.
+
+    Parameters
+    ----------
+    operation : str
+        One of `OPERATIONS`.
+    kind, reduction, kernel_size, use_bias, spatial_bias
+        As in `SearchableAttention`.
+
+    Returns
+    -------
+    callable or None
+        ``f(channels)`` -> HybridBlock, for a host's attention slot; None for 'identity'.
+
+    Raises
+    ------
+    ValueError
+        If the operation or the kind is unknown.
+    """
+    _check_operation(operation)
+    statistics = _kind_statistics(kind)
+    if operation == "identity":
+        return None
+    if operation == "CA":
+        return partial(ChannelAttention, reduction=reduction, use_bias=use_bias,
+                       statistics=statistics)
+    if operation == "SA":
+        return partial(SpatialAttention, kernel_size=kernel_size, statistics=statistics,
+                       use_bias=spatial_bias)
+    options = {"reduction": reduction, "kernel_size": kernel_size, "use_bias": use_bias,
+               "spatial_bias": spatial_bias}
+    if operation == "CA||SA":
+        return partial(ParallelAttention, kind=kind, **options)
+    return partial(CBAM, order=_ORDERS[operation], channel_statistics=statistics,
+                   spatial_statistics=statistics, **options)
+
+
+# ---- structure.json ----
+
+@dataclass(frozen=True)
+class Structure:
+    """A derived structure: which operation stands in which block of which network.
+
+    Attributes
+    ----------
+    network : str
+        Name of the network that was searched.
+    kind : {'CBAM', 'MVAM'}
+        Statistics of the maps.
+    operations : tuple of str
+        One of `OPERATIONS` for each block, in the order of the forward pass.
+    unit_options : dict
+        Options of `structure_unit`: ``reduction``, ``kernel_size`` ...
+    search : dict
+        The options that led here, JSON-compatible; for the record only.
+
+    Raises
+    ------
+    ValueError
+        If an operation, the kind or an option of the units is unknown.
+    """
+
+    network: str
+    kind: str
+    operations: tuple
+    unit_options: dict = field(default_factory=dict)
+    search: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "operations", tuple(self.operations))
+        _kind_statistics(self.kind)
+        for operation in self.operations:
+            _check_operation(operation)
+        unknown = set(self.unit_options) - {"reduction", "kernel_size", "use_bias", "spatial_bias"}
+        if unknown:
+            raise ValueError(f"a structure's units have no option {sorted(unknown)[0]!r}")
+
+    def check(self, network, blocks):
+        """Raise ValueError unless the structure is for `network`, of that many blocks."""
+        if network.lower() != self.network.lower():
+            raise ValueError(f"the structure is for {self.network}, not for {network}")
+        if len(self.operations) != blocks:
+            raise ValueError(f"the structure has {len(self.operations)} rows, but {network} has "
+                             f"{blocks} blocks")
+
+    def attention(self):
+        """One factory, or None, for each block: a host's option ``attention``."""
+        return [structure_unit(operation, self.kind, **self.unit_options)
+                for operation in self.operations]
+
+    def content(self):
+        """What structure.json holds, as a dict ready for JSON; `load` reads it back."""
+        return {"format": _FORMAT, "network": self.network, "kind": self.kind,
+                "operations": list(self.operations), "unit_options": self.unit_options,
+                "search": self.search}
+
+    @classmethod
+    def load(cls, path):
+        """Read structure.json.
+
+        Raises
+        ------
+        ValueError
+            In one line that begins with the path, if the file is not a valid structure.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{path}: no such file") from None
+        except ValueError:
+            raise ValueError(f"{path}: not a JSON file") from None
+        try:
+            return cls(**_checked_content(content))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+_TYPES = {"network": str, "kind": str, "operations": list, "unit_options": dict, "search": dict}
+
+
+def _checked_content(content):
+    """The fields of `Structure` in a parsed structure.json."""
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"not a structure file (its format is not '{_FORMAT}')")
+    fields = {name: content[name] for name in _TYPES if name in content}
+    for name in ("network", "kind", "operations"):
+        if name not in fields:
+            raise ValueError(f"'{name}' is missing")
+    for name, value in fields.items():
+        if not isinstance(value, _TYPES[name]):
+            raise ValueError(f"'{name}' must be a {_TYPES[name].__name__}, "
+                             f"not {type(value).__name__}")
+    return fields
