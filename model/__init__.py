@@ -7,7 +7,7 @@
 Importing this package also makes MXNet 1.9.1 importable on current Pythons and NumPys
 (see `mxnet_compat`).
 """
-import mxnet_compat  # noqa: F401  (must come before the first import of mxnet)
+import mxnet_compat  # noqa: F401  (comes before mxnet)
 
 from .activation import get_activation, list_activations
 from .zoo import get_model, list_models
