@@ -17,11 +17,12 @@ Woo et al.         max, mean          yes          no            BatchNorm
 timm               mean, max          no           no            BatchNorm
 =================  =================  ===========  ============  ==============
 
-On a CPU, MXNet's broadcasting operators and reductions over one axis are five to ten times
-slower, forward and backward, than the same thing written as a pooling or as a product of
-matrices. So statistics are poolings where they can be, and a map is spread to the input's
-shape by an outer product with ones (exact: each number is multiplied by 1 and added to
-nothing).
+On a CPU, MXNet's reductions and broadcasting operators, and the backward pass of a global
+pooling, are several times slower than the same thing written as a product of matrices. So a
+mean is a product with a vector of 1 / n; a map is spread to the input's shape by an outer
+product with ones, which is exact; and a maximum is picked by its index, so that its backward
+pass writes one number instead of comparing all. (Such an index is exact in float16 up to
+2,048 channels, rows or columns.)
 """
 import math
 
@@ -120,12 +121,18 @@ def spread_positions(F, x, spatial_map):
 
 # ---- statistics over positions: (N, C, H, W) -> (N, C, 1, 1) ----
 
-def _position_mean(F, x):
-    return F.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1))
+def position_mean(F, x):
+    """Mean over all positions, as a global average pooling."""
+    ones = ones_per_position(F, x)
+    weights = F.broadcast_div(ones, F.sum(ones, axis=2, keepdims=True))
+    mean = F.batch_dot(F.reshape(x, shape=(0, 0, -3)), weights, transpose_b=True)  # (N, C, 1)
+    return F.reshape(mean, shape=(0, 0, 1, 1))
 
 
 def _position_max(F, x):
-    return F.Pooling(x, global_pool=True, pool_type="max", kernel=(1, 1))
+    rows = F.pick(x, F.argmax(x, axis=3), axis=3)                      # (N, C, H)
+    largest = F.pick(rows, F.argmax(rows, axis=2), axis=2)             # (N, C)
+    return F.reshape(largest, shape=(0, 0, 1, 1))
 
 
 def _position_variance(F, x):
@@ -133,10 +140,10 @@ def _position_variance(F, x):
     # The gradient through the mean is zero: deviations sum to zero. It is stopped at x, not
     # at the mean: MXNet crashes on a BlockGrad after a product of matrices and another step.
     fixed = F.BlockGrad(x)
-    deviation = x - spread_channels(F, fixed, _position_mean(F, fixed))
+    deviation = x - spread_channels(F, fixed, position_mean(F, fixed))
     positions = F.reshape(F.sum(ones_per_position(F, x), axis=2), shape=(0, 0, 1, 1))
     unbiased = positions / F.maximum(positions - 1, F.ones_like(positions))
-    return F.broadcast_mul(_position_mean(F, F.square(deviation)), unbiased)
+    return F.broadcast_mul(position_mean(F, F.square(deviation)), unbiased)
 
 
 # ---- statistics over channels: (N, C, H, W) -> (N, 1, H, W) ----
@@ -148,7 +155,6 @@ def _channel_mean(F, x, channels):
 
 
 def _channel_max(F, x, channels):
-    # Equal to F.max; its backward pass writes one channel instead of comparing all.
     return F.pick(x, F.argmax(x, axis=1), axis=1, keepdims=True)
 
 
@@ -160,7 +166,7 @@ def _channel_variance(F, x, channels):
     return biased * (channels / max(channels - 1, 1))
 
 
-_POSITION_STATISTICS = {"mean": _position_mean, "max": _position_max, "var": _position_variance}
+_POSITION_STATISTICS = {"mean": position_mean, "max": _position_max, "var": _position_variance}
 _CHANNEL_STATISTICS = {"mean": _channel_mean, "max": _channel_max, "var": _channel_variance}
 
 
@@ -387,7 +393,7 @@ class MVAM(CBAM):
 
 class _PlainChannelGate(ChannelGated):
     def gate(self, F, x):
-        return F.Activation(_position_mean(F, x) + _position_max(F, x), act_type="sigmoid")
+        return F.Activation(position_mean(F, x) + _position_max(F, x), act_type="sigmoid")
 
 
 class _PlainSpatialGate(SpatiallyGated):
@@ -494,7 +500,7 @@ class ECA(ChannelGated):
 
     def gate(self, F, x):
         """The channel map (N, C, 1, 1), in (0, 1), of x (N, C, H, W)."""
-        row = F.expand_dims(F.reshape(_position_mean(F, x), shape=(0, -1)), axis=1)  # (N, 1, C)
+        row = F.expand_dims(F.reshape(position_mean(F, x), shape=(0, -1)), axis=1)  # (N, 1, C)
         logit = F.reshape(self.conv(row), shape=(0, -1, 1, 1))
         return F.Activation(logit, act_type="sigmoid")
 
@@ -548,28 +554,21 @@ class GE(nn.HybridBlock):
         if size is not None and (extent != "global" or variant == "theta-"):
             raise ValueError("size belongs to the variants theta and theta+ of global extent")
         self._extent = extent
+        self._takes_mean = extent == "global" and size is None
         with self.name_scope():
             self.gather = nn.HybridSequential(prefix="gather_")
             with self.gather.name_scope():
-                if variant == "theta-":
-                    self._add_mean()
-                else:
+                if variant != "theta-":
                     self._add_convolutions(channels, size, norm_layer, norm_kwargs or {})
+                elif extent != "global":
+                    self.gather.add(nn.AvgPool2D(2 * extent - 1, strides=extent,
+                                                 padding=extent - 1, count_include_pad=False))
             self.excite = None
             if variant == "theta+":
                 self.excite = _bottleneck(channels, reduction)
 
-    def _add_mean(self):
-        if self._extent == "global":
-            self.gather.add(nn.GlobalAvgPool2D())
-            return
-        self.gather.add(nn.AvgPool2D(2 * self._extent - 1, strides=self._extent,
-                                     padding=self._extent - 1, count_include_pad=False))
-
     def _add_convolutions(self, channels, size, norm_layer, norm_kwargs):
         if self._extent == "global":
-            if size is None:
-                self.gather.add(nn.GlobalAvgPool2D())
             self.gather.add(_depthwise(channels, size or 1), norm_layer(in_channels=channels,
                                                                         **norm_kwargs))
             return
@@ -581,7 +580,8 @@ class GE(nn.HybridBlock):
 
     def gate(self, F, x):
         """The gate, in (0, 1), of x (N, C, H, W): (N, C, 1, 1), or x's shape if local."""
-        logit = self.gather(x)                                         # (N, C, H / e, W / e)
+        start = position_mean(F, x) if self._takes_mean else x
+        logit = self.gather(start)                                     # (N, C, H / e, W / e)
         if self.excite is not None:
             logit = self.excite(logit)
         gate = F.Activation(logit, act_type="sigmoid")
@@ -650,8 +650,7 @@ class BAM(nn.HybridBlock):
         with self.name_scope():
             self.channel = nn.HybridSequential(prefix="channel_")
             with self.channel.name_scope():
-                self.channel.add(nn.GlobalAvgPool2D(),
-                                 nn.Conv2D(inter_channels, 1, in_channels=channels),
+                self.channel.add(nn.Conv2D(inter_channels, 1, in_channels=channels),
                                  nn.Activation("relu"),
                                  nn.Conv2D(channels, 1, in_channels=inter_channels),
                                  norm_layer(in_channels=channels, **norm_kwargs))
@@ -669,7 +668,7 @@ class BAM(nn.HybridBlock):
 
     def gate(self, F, x):
         """The gate (N, C, H, W), in (0, 1), of x (N, C, H, W)."""
-        logit = (spread_channels(F, x, self.channel(x))
+        logit = (spread_channels(F, x, self.channel(position_mean(F, x)))
                  + spread_positions(F, x, self.spatial(x)))
         return F.Activation(logit, act_type="sigmoid")
 

@@ -201,7 +201,7 @@ def test_ge_formula(variant, extent):
     if variant == "theta-":
         z = array.mean((2, 3), keepdims=True) if extent == "global" else _local_means(array, extent)
     elif extent == "global":
-        kernel = weights["gather.1.weight"][:, 0]                      # (C, 1, 1)
+        kernel = weights["gather.0.weight"][:, 0]                      # (C, 1, 1)
         z = _normalized(array.mean((2, 3), keepdims=True) * kernel)
     else:
         z = _normalized(_convolve(array, weights["gather.0.weight"], stride=2, groups=6))
@@ -227,9 +227,9 @@ def test_ge_of_a_given_size_is_one_depthwise_convolution_of_the_map():
 def test_bam_formula():
     unit, x = _initialized("BAM", 8, {"reduction": 4, "dilation": 2}), _random(2, 8, 9, 7)
     array, w = x.asnumpy().astype(np.float64), _weights(unit)
-    z = np.maximum(_dense(array.mean((2, 3), keepdims=True), w["channel.1.weight"],
-                          w["channel.1.bias"]), 0)
-    channel = _normalized(_dense(z, w["channel.3.weight"], w["channel.3.bias"]))
+    z = np.maximum(_dense(array.mean((2, 3), keepdims=True), w["channel.0.weight"],
+                          w["channel.0.bias"]), 0)
+    channel = _normalized(_dense(z, w["channel.2.weight"], w["channel.2.bias"]))
     z = array
     for i, dilation in ((0, 1), (3, 2), (6, 2)):
         z = np.maximum(_normalized(_convolve(z, w[f"spatial.{i}.weight"], w[f"spatial.{i}.bias"],
