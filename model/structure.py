@@ -64,8 +64,12 @@ class SearchableAttention(nn.HybridBlock):
 
     .. math:: y = p_0 x + p_1 SA(CA(x)) + p_2 CA(SA(x)) + p_3 CA(x) + p_4 SA(x)
 
-    CA and SA are one shared unit each and multiply their input by their map. The network's
-    own weights and `alpha` have separate optimizers: see `architecture_parameters`.
+    CA and SA are one shared unit each and multiply their input by their map. So all terms
+    multiply x, and their sum is computed as one gate: a sum of outer products of vectors over
+    channels, (N, C, 1), and over positions, (N, 1, H W).
+
+    The network's own weights and `alpha` have separate optimizers: see
+    `architecture_parameters`.
 
     Parameters
     ----------
@@ -120,8 +124,6 @@ class SearchableAttention(nn.HybridBlock):
     def hybrid_forward(self, F, x, alpha):
         parts = F.split(F.reshape(F.softmax(alpha), shape=(1, 1, -1)), num_outputs=5, axis=2)
         p = {name: part for name, part in zip(SEARCHED, parts) if name in self._kept}
-        # All five operations multiply x, so their weighted sum is one gate: a sum of outer
-        # products of channel vectors (N, C, 1) and position vectors (N, 1, H W).
         channels, positions = ones_per_channel(F, x), ones_per_position(F, x)
         columns, rows = [], []
         if "identity" in p:
