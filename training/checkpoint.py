@@ -91,6 +91,8 @@ def save_checkpoint(folder, step, net, trainer, state, keep=2):
     pathlib.Path
         The checkpoint.
     """
+    # A pending backward pass still writes running statistics, unknown to MXNet's engine.
+    mx.nd.waitall()
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:09d}"
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"

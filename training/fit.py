@@ -18,7 +18,7 @@ from .files import replacing, sha256, write_json
 from .history import History, draw_curves, epoch_line
 from .progress import Progress
 
-__all__ = ["Normalize", "evaluate", "train_epoch", "Totals", "Fit", "FitOptions",
+__all__ = ["Normalize", "copy_parameters", "evaluate", "train_epoch", "Totals", "Fit", "FitOptions",
            "NonFiniteLoss"]
 
 _TOP = 5
@@ -52,6 +52,21 @@ class Normalize:
         shift, scale = self._constants[ctx]
         x = nd.array(images, ctx=ctx, dtype="uint8").astype("float32")
         return nd.broadcast_mul(nd.broadcast_sub(x, shift), scale).astype(self._dtype, copy=False)
+
+
+def copy_parameters(source, target):
+    """Copy all parameters and statistics of a network into another of the same structure.
+
+    The network that trains must never predict on a CPU: MXNet then reorders its convolution
+    weights in place, at a moment that depends on timing, and the updates that follow round
+    differently. A second network that predicts keeps training reproducible bit for bit.
+    """
+    # BatchNorm's running statistics are written by the backward pass behind the engine's
+    # back: waiting for the arrays themselves does not wait for it.
+    nd.waitall()
+    targets = target._collect_params_with_prefix()
+    for name, parameter in source._collect_params_with_prefix().items():
+        targets[name].set_data(parameter.data(parameter.list_ctx()[0]))
 
 
 def _pad(images, size):
@@ -286,6 +301,9 @@ class Fit:
     ----------
     net : mxnet.gluon.HybridBlock
         Initialized on `contexts`.
+    predictor : mxnet.gluon.HybridBlock
+        A second network of the same structure, initialized, for prediction: see
+        `copy_parameters`.
     trainer : mxnet.gluon.Trainer
     objective : training.objective.Objective
     schedule : training.schedule.Schedule
@@ -302,9 +320,10 @@ class Fit:
         Scales the learning rate by the results.
     """
 
-    def __init__(self, net, trainer, objective, schedule, train_batches, val_batches, normalize,
-                 contexts, run, log, options, description, plateau=None):
-        self.net, self.trainer, self.schedule = net, trainer, schedule
+    def __init__(self, net, predictor, trainer, objective, schedule, train_batches, val_batches,
+                 normalize, contexts, run, log, options, description, plateau=None):
+        self.net, self.predictor = net, predictor
+        self.trainer, self.schedule = trainer, schedule
         self.train_batches, self.val_batches = train_batches, val_batches
         self.normalize, self.contexts = normalize, contexts
         self.run, self.log, self.options = run, log, options
@@ -373,7 +392,8 @@ class Fit:
     def _finish_epoch(self):
         """Evaluate, note the epoch's figures, and move on to the next one."""
         position, totals = self.position, self.position.totals
-        val = evaluate(self.net, self.val_batches, self.normalize, self.contexts)
+        copy_parameters(self.net, self.predictor)
+        val = evaluate(self.predictor, self.val_batches, self.normalize, self.contexts)
         row = {"epoch": position.epoch, "lr": self._rate(totals.step - 1),
                "train_loss": totals.loss / totals.images,
                "train_accuracy": totals.correct / totals.images, "val_loss": val["loss"],

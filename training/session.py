@@ -78,15 +78,15 @@ def train(parser, argv, recipe):
     dataset, train_batches, val_batches, test_batches = _as_user_error(
         recipe.make_batches, options, options.batch_size * len(contexts))
     description.update(dataset=_describe_dataset(dataset))
-    net = _make_network(options, recipe, description, dataset, contexts)
+    net, predictor = _make_networks(options, recipe, description, dataset, contexts)
     schedule = make_schedule(options, recipe, len(train_batches))
 
     run.create()
     log = open_log(run.log_file)
     try:
         _announce(log, run, options, dataset, net, contexts)
-        fit = Fit(net, make_trainer(net, options), make_objective(options, dataset.classes),
-                  schedule, train_batches, val_batches,
+        fit = Fit(net, predictor, make_trainer(net, options),
+                  make_objective(options, dataset.classes), schedule, train_batches, val_batches,
                   Normalize(dataset.mean, dataset.std, options.dtype), contexts, run, log,
                   _fit_options(options, description, dataset), description,
                   Plateau(options.lr_patience, options.lr_decay)
@@ -205,23 +205,28 @@ def _describe_dataset(dataset):
             "image_size": dataset.image_size}
 
 
-def _make_network(options, recipe, description, dataset, contexts):
+def _make_networks(options, recipe, description, dataset, contexts):
+    """The network to train, and its twin that predicts (see `copy_parameters`)."""
     # MXNet draws the initial weights from NumPy's and its own global generators.
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
-    net = _as_user_error(recipe.build, description, dataset.classes)
+    net, predictor = (_as_user_error(recipe.build, description, dataset.classes)
+                      for _ in range(2))
     if options.resume_from:
         _as_user_error(recipe.load_weights, net, options.resume_from, contexts)
     else:
         net.initialize(mx.init.MSRAPrelu(), ctx=contexts)
+    predictor.initialize(ctx=contexts)
     if options.summary:
-        # Needs an imperative forward pass, so it comes before hybridizing.
-        net.summary(mx.nd.zeros((1, 3, dataset.image_size, dataset.image_size), contexts[0]))
-    if options.dtype != "float32":
-        net.cast(options.dtype)
-    if options.mode == "hybrid":
-        net.hybridize(static_alloc=True, static_shape=True)
-    return net
+        # An imperative prediction: so by the twin, and before hybridizing.
+        predictor.summary(mx.nd.zeros((1, 3, dataset.image_size, dataset.image_size),
+                                      contexts[0]))
+    for network in (net, predictor):
+        if options.dtype != "float32":
+            network.cast(options.dtype)
+        if options.mode == "hybrid":
+            network.hybridize(static_alloc=True, static_shape=True)
+    return net, predictor
 
 
 def make_trainer(net, options):
@@ -316,6 +321,6 @@ def _test_scores(fit, run, test_batches):
     """Test scores of the last and of the selected network, where training never saw them."""
     scores = {}
     for which in ("last", "best"):
-        fit.net.load_parameters(str(run.params / f"{which}.params"), ctx=fit.contexts)
-        scores[which] = evaluate(fit.net, test_batches, fit.normalize, fit.contexts)
+        fit.predictor.load_parameters(str(run.params / f"{which}.params"), ctx=fit.contexts)
+        scores[which] = evaluate(fit.predictor, test_batches, fit.normalize, fit.contexts)
     return scores

@@ -1,0 +1,270 @@
+"""train_cifar.py and evaluate.py, run as a user runs them."""
+import csv
+import json
+import os
+import re
+import time
+
+import pytest
+
+import train_cifar
+from tests import golden_cases, scripts
+from training.errors import UserError
+
+_TIMES = {"images_per_s", "seconds"}
+
+
+@pytest.fixture(scope="session")
+def cifar_files(tmp_path_factory):
+    """A small data set in the official binary format: drawn shapes, 1,024 + 256 images."""
+    from data.shapes import draw_split, write_cifar_files
+
+    folder = tmp_path_factory.mktemp("cifar-files")
+    write_cifar_files(folder, draw_split("train", 1024), draw_split("test", 256))
+    return folder
+
+
+def _options(files, *more):
+    return ("--data-dir", files, "--blocks", 1, "--batch-size", 64, "--lr", 0.05,
+            "--num-epochs", 3, *more)
+
+
+def _metrics(folder):
+    with open(folder / "metrics.csv", newline="") as stream:
+        return [{key: value for key, value in row.items() if key not in _TIMES}
+                for row in csv.DictReader(stream)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cifar_files):
+    """A finished run: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = scripts.run("train_cifar.py", *_options(
+        cifar_files, "--name", "run", "--save-period", 1, "--keep", 2, "--drop-rate", 0.1,
+        "--mixup", 0.2, "--label-smoothing"), cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_leaves_params_log_metrics_and_curves(finished):
+    folder, result = finished
+    assert {p.name for p in (folder / "params/run").glob("*.params")} == {
+        "best.params", "last.params", "epoch-0002.params", "epoch-0003.params"}
+    assert {p.name for p in (folder / "logs/run").iterdir()} == {
+        "config.json", "train.log", "metrics.csv", "curves.png", "result.json"}
+    assert [row["epoch"] for row in _metrics(folder / "logs/run")] == ["0", "1", "2"]
+    assert len(re.findall(r"\[Epoch \d\] train=[\d.]+ val=[\d.]+", result.stdout)) == 3
+    assert "last, after 3 epochs: test accuracy" in result.stdout
+    assert "best, after" in result.stdout and "(chosen by test accuracy)" in result.stdout
+    assert "evaluate: python evaluate.py --params params/run/best.params" in result.stdout
+
+
+def test_the_printed_command_evaluates_to_the_printed_accuracy(finished, cifar_files):
+    folder, result = finished
+    for which in ("best", "last"):
+        accuracy = re.search(rf"{which}, after .*accuracy ([\d.]+) %", result.stdout).group(1)
+        scored = scripts.run("evaluate.py", "--params", f"params/run/{which}.params",
+                             "--data-dir", cifar_files, cwd=folder)
+        assert scored.returncode == 0, scored.stderr
+        assert f"top-1 accuracy {accuracy} %" in scored.stdout
+        assert "256 images" in scored.stdout
+        assert f"test accuracy {accuracy} %" in scored.stdout
+
+
+def test_config_json_repeats_the_run(finished, cifar_files):
+    folder, _ = finished
+    again = scripts.run("train_cifar.py", "--config", "logs/run/config.json", "--name", "again",
+                        cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert _metrics(folder / "logs/again") == _metrics(folder / "logs/run")
+    for which in ("best", "last"):
+        assert ((folder / f"params/again/{which}.params").read_bytes()
+                == (folder / f"params/run/{which}.params").read_bytes())
+
+
+def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished, cifar_files,
+                                                                       tmp_path):
+    folder, _ = finished
+    process = scripts.start("train_cifar.py", "--config", folder / "logs/run/config.json",
+                            "--checkpoint-every", 3, cwd=tmp_path, log=tmp_path / "out")
+    target = tmp_path / "params/run/checkpoints/step-000000021"     # epoch 1, step 5 of 16
+    deadline = time.monotonic() + 120
+    while not target.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert target.exists(), (tmp_path / "out").read_text()
+    resumed = scripts.run("train_cifar.py", "--resume", "logs/run", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from" in resumed.stdout
+    assert _metrics(tmp_path / "logs/run") == _metrics(folder / "logs/run")
+    for which in ("best", "last"):
+        assert ((tmp_path / f"params/run/{which}.params").read_bytes()
+                == (folder / f"params/run/{which}.params").read_bytes())
+
+
+def test_a_resumed_run_cannot_become_another(finished):
+    folder, _ = finished
+    result = scripts.run("train_cifar.py", "--resume", "--name", "run", "--lr", 0.3, cwd=folder)
+    scripts.assert_user_error(result, "--lr was 0.05")
+
+
+def test_a_run_is_not_overwritten_by_accident(finished, cifar_files):
+    folder, _ = finished
+    before = (folder / "params/run/best.params").read_bytes()
+    result = scripts.run("train_cifar.py", *_options(cifar_files, "--name", "run"), cwd=folder)
+    scripts.assert_user_error(result, "--resume", "--overwrite", "--name")
+    assert (folder / "params/run/best.params").read_bytes() == before
+
+
+def test_val_split_selects_on_held_out_images(cifar_files, tmp_path):
+    result = scripts.run("train_cifar.py", *_options(
+        cifar_files, "--val-split", 128, "--name", "held", "--num-epochs", 2, "--act-type",
+        "relu", "--early-stop", 1, "--lr-mode", "plateau"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "896 of 50,000 training images, 128 held out for validation" in result.stdout
+    scores = json.loads((tmp_path / "logs/held/result.json").read_text())
+    assert scores["test"]["last"]["count"] == scores["test"]["best"]["count"] == 256
+    assert f"best: test accuracy {100 * scores['test']['best']['accuracy']:.2f} %" in (
+        result.stdout)
+
+
+def test_training_starts_from_given_weights(tmp_path, cifar_files):
+    """The golden network keeps its accuracy when it is trained with a rate of almost nothing."""
+    params = golden_cases.FOLDER / "resnet20v2_chaatac_b1_cifar10.params"
+    scored = scripts.run("evaluate.py", "--params", params, "--model", "atac", "--blocks", 1,
+                         "--dataset", "cifar10", "--data-dir", cifar_files, cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert "256 images" in scored.stdout
+    result = scripts.run("train_cifar.py", *_options(
+        cifar_files, "--resume-from", params, "--num-epochs", 1, "--lr", 1e-9, "--name", "on"),
+        cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.realdata
+def test_it_learns_real_photographs(real_cifar10, tmp_path):
+    """5,000 photographs, a few passes: far above the 10 % of chance on 10,000 others."""
+    result = scripts.run(
+        "train_cifar.py", "--data-dir", real_cifar10, "--limit-train", 5000, "--blocks", 1,
+        "--act-type", "ChaATAC", "--batch-size", 50, "--lr", 0.1, "--num-epochs", 5,
+        "--lr-mode", "cosine", "--padding", "reflect", "--name", "photos", cwd=tmp_path,
+        timeout=600)
+    assert result.returncode == 0, result.stderr
+    rows = _metrics(tmp_path / "logs/photos")
+    assert float(rows[-1]["val_accuracy"]) > 0.38
+    assert float(rows[-1]["train_loss"]) < 0.85 * float(rows[0]["train_loss"])
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+_ERRORS = [
+    (["--act-type", "ChaATOC"], "Did you mean 'ChaATAC'"),
+    (["--attention", "CBUM"], "unknown attention 'CBUM'"),
+    (["--model", "resnet_v3"], "unknown network 'resnet_v3'"),
+    (["--dataset", "cifar11"], "unknown data set 'cifar11'. Did you mean 'cifar1"),
+    (["--blocks", "0"], "--blocks: must be a whole number of at least 1"),
+    (["--lr", "-0.1"], "--lr: must be a number above 0"),
+    (["--dtype", "float16", "--num-gpus", "0"], "float16 needs a GPU"),
+    (["--gpus", "3"], "GPU 3 was asked for"),
+    (["--act-type", "relu", "--reduction", "2"], "relu has no option reduction"),
+    (["--act-layers", "5"], "act_layers must lie in 0 ... 4"),
+    (["--act-gate", "tanh", "--act-type", "xUnit"], "gate must be one of"),
+    (["--name", "../escape"], "a run's name holds letters"),
+    (["--warmup-epochs", "3", "--num-epochs", "3"], "--warmup-epochs 3 with --num-epochs 3"),
+    (["--batch-size", "4096"], "do not fill one batch"),
+    (["--val-split", "1024"], "val_split is 1,024"),
+    (["--config", "none.json"], "cannot read --config none.json"),
+    (["--resume", "logs/none"], "no run is there"),
+    (["--resume", "--overwrite"], "choose one"),
+    (["--resume-from", "none.params"], "cannot read parameters from none.params"),
+    (["--use_se"], "unrecognized arguments: --use_se"),
+    (["--data-dir", "empty", "--data-url", "http://127.0.0.1:9/none"], "--dataset shapes"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", _ERRORS, ids=lambda v: " ".join(v)[:30]
+                         if isinstance(v, list) else "")
+def test_bad_input_is_one_line_before_anything_is_written(arguments, message, cifar_files,
+                                                          tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--data-dir", str(cifar_files), "--num-epochs", "1", *arguments]
+    with pytest.raises((UserError, ValueError)) as caught:
+        train_cifar.main(argv)
+    assert message in str(caught.value)
+    assert not any((tmp_path / folder).exists() for folder in ("params", "logs"))
+
+
+@pytest.mark.parametrize("arguments, word", [
+    (["--act-type", "ChaATOC"], "ChaATAC"),
+    (["--dataset", "cifar11"], "cifar10"),
+    (["--lr", "fast"], "--lr"),
+])
+def test_bad_input_exits_with_2_and_no_traceback(arguments, word, tmp_path):
+    scripts.assert_user_error(
+        scripts.run("train_cifar.py", *arguments, cwd=tmp_path), word)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder(cifar_files, tmp_path):
+    tmp_path.chmod(0o500)
+    scripts.assert_user_error(
+        scripts.run("train_cifar.py", *_options(cifar_files), cwd=tmp_path), "cannot write to")
+
+
+def test_a_folder_that_cannot_be_made(cifar_files, tmp_path):
+    (tmp_path / "params").write_text("a file is in the way")
+    scripts.assert_user_error(
+        scripts.run("train_cifar.py", *_options(cifar_files), cwd=tmp_path), "cannot write to")
+
+
+@pytest.mark.parametrize("content, message", [
+    (None, "has no description beside it"),
+    ("{", "is not a JSON file"),
+    ('{"model": 3}', "does not describe a network"),
+    ('{"model": "resnet_v9", "options": {}, "dataset": {"name": "cifar10"}}', "unknown network"),
+    ('{"model": "resnet_v2_cifar", "options": {"colour": 1}, "dataset": {"name": "cifar10"}}',
+     "has no option colour"),
+    ('{"model": "resnet_v2_cifar", "options": {"blocks": 2}, "dataset": {"name": "cifar10"}}',
+     "was written by another network"),
+])
+def test_evaluate_s_bad_input(content, message, cifar_files, tmp_path):
+    params = tmp_path / "net.params"
+    params.write_bytes((golden_cases.FOLDER / "resnet20v2_relu_b1_cifar10.params").read_bytes())
+    if content:
+        (tmp_path / "net.json").write_text(content)
+    scripts.assert_user_error(
+        scripts.run("evaluate.py", "--params", params, "--data-dir", cifar_files, cwd=tmp_path),
+        message)
+
+
+def test_evaluate_without_a_file(tmp_path):
+    scripts.assert_user_error(scripts.run("evaluate.py", "--params", "none.params", cwd=tmp_path),
+                              "there is no file none.params")
+
+
+@pytest.mark.parametrize("script", ["train_cifar.py", "evaluate.py"])
+def test_help_imports_nothing_heavy(script, tmp_path):
+    result = scripts.run(script, "--help", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert result.returncode == 0 and "usage: " + script in result.stdout
+    imported = {line.split("|")[-1].strip() for line in result.stderr.splitlines()}
+    assert not imported & {"mxnet", "numpy", "matplotlib", "gluoncv"}
+
+
+def test_the_reference_s_command_line_is_understood():
+    """Every flag of the authors' script, with a value it takes there."""
+    line = """--model atac --blocks 3 --act-type ChaATAC --r 2 --act-layers 4 --useReLU --useGlobal
+        --summary --dataset cifar10 --batch-size 128 --gpus 0 -j 4 --num-epochs 400 --lr 0.2
+        --momentum 0.9 --wd 0.0001 --lr-decay 0.1 --lr-decay-period 0 --lr-decay-epoch 300,350
+        --drop-rate 0.0 --mode hybrid --save-period 10 --save-dir params
+        --resume-from file.params --save-plot-dir ."""
+    options = train_cifar.make_parser().parse_args(line.split())
+    assert (options.reduction, options.weight_decay, options.use_global) == (2, 1e-4, True)
+
+
+def test_defaults_are_the_paper_s_recipe():
+    options = train_cifar.make_parser().parse_args(["--act-type", "ChaATAC", "--blocks", "3"])
+    assert (options.dataset, options.batch_size, options.optimizer, options.lr, options.momentum,
+            options.weight_decay, options.num_epochs, options.lr_mode, options.lr_decay,
+            options.padding) == (
+        "cifar10", 128, "nag", 0.2, 0.9, 1e-4, 400, "step", 0.1, "black")
