@@ -12,18 +12,20 @@ from data import DataError, list_datasets
 from training.device import select_contexts, set_threads
 from training.errors import UserError, run_script
 from training.files import read_json
-from training.options import Parser, add_device_options, add_network_options, positive_int
+from training.options import (
+    Parser,
+    add_cifar_network_options,
+    add_device_options,
+    positive_int,
+)
 
 
 def make_parser():
     parser = Parser(prog="evaluate.py", description=__doc__.splitlines()[0])
     parser.add_argument("--params", required=True, metavar="FILE.params",
                         help="file to score; the JSON beside it describes its network and data")
-    network = add_network_options(
-        parser, model=None, act_layers_help="how many positions get the unit (default: all)")
+    network = add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
-    network.add_argument("--blocks", type=positive_int, metavar="B",
-                         help="the paper's b: residual blocks per stage (default: 3)")
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", metavar="NAME",
                       help=f"one of {', '.join(list_datasets())} (default: the described one)")

@@ -12,8 +12,8 @@ from training.device import set_threads
 from training.errors import run_script
 from training.options import (
     Parser,
+    add_cifar_network_options,
     add_device_options,
-    add_network_options,
     add_run_options,
     add_training_options,
     natural,
@@ -23,12 +23,7 @@ from training.options import (
 
 def make_parser():
     parser = Parser(prog="train_cifar.py", description=__doc__.splitlines()[0])
-    network = add_network_options(
-        parser, model="resnet_v2_cifar",
-        act_layers_help="how many positions get the unit, of three stages and the head "
-                        "(default: all)")
-    network.add_argument("--blocks", type=positive_int, metavar="B",
-                         help="the paper's b: residual blocks per stage (default: 3)")
+    add_cifar_network_options(parser, model="resnet_v2_cifar")
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="cifar10", metavar="NAME",
                       help=f"one of {', '.join(list_datasets())}")

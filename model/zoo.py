@@ -3,41 +3,62 @@
 A description is what travels beside a parameter file: the network's name and its options,
 as JSON. ``build(describe(options), classes)`` is the network that the options ask for.
 """
+import importlib
 import inspect
 
 from .activation import ACTIVATIONS
 from .attention import ATTENTIONS
 from .registry import Registry
-from .resnet_v2_cifar import ResNetV2CIFAR
 from .weights import WeightsError, load_weights
 
 __all__ = ["MODELS", "get_model", "list_models", "describe", "build", "load_weights",
            "WeightsError"]
 
 MODELS = Registry("network")
-MODELS.register("resnet_v2_cifar")(ResNetV2CIFAR)
+
+# Module and attribute of each network. They are imported when asked for: some need GluonCV.
+MODELS.register("resnet_v2_cifar")(("resnet_v2_cifar", "ResNetV2CIFAR"))
+for _depth in (18, 34, 50, 101, 152):
+    MODELS.register(f"resnet{_depth}")(("resnet_v1_cifar", f"resnet{_depth}"))
+    MODELS.register(f"resnet{_depth}_v1b")(("resnet_v1b", f"resnet{_depth}_v1b"))
+MODELS.register("resnet50_v1b_atac")(("resnet_v1b", "resnet50_v1b_atac"))
+MODELS.register("aa_resnet50")(("resnet_selfattention", "aa_resnet50"))
+MODELS.register("fa_resnet50")(("resnet_selfattention", "fa_resnet50"))
 
 # The name that the authors' script has for its only network.
 _ALIASES = {"atac": "resnet_v2_cifar"}
 
-# Script options that a network takes under another name, and under the same one.
-_RENAMED = {"act_type": "activation"}
-_SAME_NAME = ("blocks", "act_layers", "act_order", "replace_act", "attention", "drop_rate")
-# Script options that go to the unit in the activation slots.
-_UNIT_OPTIONS = {"reduction": "reduction", "use_relu": "use_relu", "use_global": "use_global",
-                 "act_kernel_size": "kernel_size", "act_dilation": "dilation",
-                 "act_gate": "gate"}
+# Script options that a network takes: ours -> the network's.
+_NETWORK_OPTIONS = {"act_type": "activation", **{name: name for name in (
+    "blocks", "act_layers", "act_order", "replace_act", "act_last", "attention", "attention_at",
+    "width", "stem", "drop_rate", "last_gamma", "deep_stem", "avg_down", "dilated",
+    "final_drop", "norm_layer")}}
+# Script options that go to the unit of a slot: the first slot whose unit takes it.
+_UNIT_OPTIONS = {
+    "reduction": ("reduction", "activation", "attention"), "use_relu": ("use_relu", "activation"),
+    "use_global": ("use_global", "activation"),
+    "act_kernel_size": ("kernel_size", "activation"), "act_dilation": ("dilation", "activation"),
+    "act_gate": ("gate", "activation"), "attn_reduction": ("reduction", "attention"),
+    "spatial_kernel": ("kernel_size", "attention")}
+_SLOTS = {"activation": (ACTIVATIONS, "act_options"), "attention": (ATTENTIONS, "attn_options")}
 
 
-def get_model(name, classes=10, **options):
+def _factory(name):
+    """Registered spelling and factory of a network."""
+    name = MODELS.canonical(_ALIASES.get(str(name).lower(), name))
+    module, attribute = MODELS[name]
+    return name, getattr(importlib.import_module(f".{module}", __package__), attribute)
+
+
+def get_model(name, classes=None, **options):
     """Build a network by name.
 
     Parameters
     ----------
     name : str
         One of `list_models()`; case is ignored.
-    classes : int, default 10
-        Number of classes.
+    classes : int, optional
+        Number of classes; the network's own default if not given (10, or 1000).
     **options
         What fills the slots (``activation``, ``act_options``, ``attention``, ...), and the
         network's own options.
@@ -52,13 +73,15 @@ def get_model(name, classes=10, **options):
     ValueError
         If a name is unknown or an option is unknown or out of range.
     """
-    factory = MODELS[_ALIASES.get(str(name).lower(), name)]
-    known = _parameters(factory)
+    name, factory = _factory(name)
+    known = _option_names(factory)
     unknown = sorted(options.keys() - known)
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has "
                          f"{', '.join(sorted(known))}")
-    return factory(classes=classes, **options)
+    if classes is not None:
+        options["classes"] = classes
+    return factory(**options)
 
 
 def list_models():
@@ -66,11 +89,10 @@ def list_models():
     return MODELS.names()
 
 
-def _parameters(factory):
-    """Names of the options of a factory that are for users."""
-    hidden = {"channels", "norm_layer", "norm_kwargs"}
+def _option_names(factory):
+    """Names of a factory's options."""
     return {name for name, parameter in inspect.signature(factory).parameters.items()
-            if parameter.kind is not parameter.VAR_KEYWORD and name not in hidden}
+            if parameter.kind is not parameter.VAR_KEYWORD}
 
 
 def describe(options):
@@ -92,33 +114,51 @@ def describe(options):
         If a name is unknown, or an option has no meaning for this network or unit.
     """
     given = {name: value for name, value in vars(options).items() if value is not None}
-    name = MODELS.canonical(_ALIASES.get(given["model"].lower(), given["model"]))
-    known = inspect.signature(MODELS[name]).parameters
-    chosen = {_RENAMED.get(key, key): given[key]
-              for key in (*_RENAMED, *_SAME_NAME) if key in given}
-    unknown = sorted(chosen.keys() - known.keys())
-    if unknown:
-        raise ValueError(f"--{unknown[0].replace('_', '-')} has no meaning for {name}")
-    for slot, registry in (("activation", ACTIVATIONS), ("replace_act", ACTIVATIONS),
-                           ("attention", ATTENTIONS)):
-        if slot in known and (slot in chosen or known[slot].default):
-            chosen[slot] = registry.canonical(chosen.get(slot, known[slot].default))
+    name, factory = _factory(given["model"])
+    known = inspect.signature(factory).parameters
+    chosen = {}
+    for ours, theirs in _NETWORK_OPTIONS.items():
+        if ours in given:
+            if theirs not in known:
+                raise ValueError(f"--{ours.replace('_', '-')} has no meaning for {name}")
+            chosen[theirs] = given[ours]
+    _spell_units(chosen, known)
+    _add_unit_options(chosen, given)
     if "blocks" in known:
         chosen.setdefault("blocks", known["blocks"].default)
-    unit_options = {_UNIT_OPTIONS[key]: given[key] for key in _UNIT_OPTIONS if key in given}
-    if unit_options:
-        chosen["act_options"] = _fitting(ACTIVATIONS, chosen["activation"], unit_options)
     return {"model": name, "options": chosen}
 
 
-def _fitting(registry, unit, options):
-    """`options`, if the unit takes them all."""
-    known = _parameters(registry[unit])
-    for option in options:
-        if option not in known:
-            takes = f"takes {', '.join(sorted(known))}" if known else "takes no options"
-            raise ValueError(f"{unit} has no option {option}: it {takes}")
-    return options
+def _spell_units(chosen, known):
+    """Put the registered spelling of the units, also of the default one, into `chosen`."""
+    for option, registry in (("activation", ACTIVATIONS), ("replace_act", ACTIVATIONS),
+                             ("attention", ATTENTIONS)):
+        default = known[option].default if option in known else None
+        unit = chosen.get(option, default)
+        if isinstance(unit, str):
+            chosen[option] = registry.canonical(unit)
+
+
+def _add_unit_options(chosen, given):
+    """Give each unit option to the first slot whose unit takes it."""
+    for ours, (theirs, *slots) in _UNIT_OPTIONS.items():
+        if ours not in given:
+            continue
+        for slot in slots:
+            registry, options = _SLOTS[slot]
+            unit = chosen.get(slot)
+            if isinstance(unit, str) and theirs in _option_names(registry[unit]):
+                chosen.setdefault(options, {})[theirs] = given[ours]
+                break
+        else:
+            raise ValueError(_no_taker(theirs, slots, chosen))
+
+
+def _no_taker(option, slots, chosen):
+    units = [chosen[slot] for slot in slots if isinstance(chosen.get(slot), str)]
+    if not units:
+        return f"the option {option} needs a unit in the {' or '.join(slots)} slots"
+    return f"{' and '.join(units)} {'have' if len(units) > 1 else 'has'} no option {option}"
 
 
 def build(description, classes):

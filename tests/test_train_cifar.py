@@ -87,7 +87,7 @@ def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished,
     folder, _ = finished
     process = scripts.start("train_cifar.py", "--config", folder / "logs/run/config.json",
                             "--checkpoint-every", 3, cwd=tmp_path, log=tmp_path / "out")
-    target = tmp_path / "params/run/checkpoints/step-000000021"     # epoch 1, step 5 of 16
+    target = tmp_path / "params/run/checkpoints/step-000000022"     # epoch 1, step 6 of 16
     deadline = time.monotonic() + 120
     while not target.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -10,8 +10,8 @@ from .errors import UserError
 from .files import read_json
 
 __all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
-           "Parser", "add_network_options", "add_training_options", "add_device_options",
-           "add_run_options"]
+           "names", "Parser", "add_network_options", "add_cifar_network_options",
+           "add_training_options", "add_device_options", "add_run_options"]
 
 
 # ---- types: each names its range in the error -------------------------------------------
@@ -66,6 +66,14 @@ def milestones(text):
         raise argparse.ArgumentTypeError(f"must be increasing epochs such as 300,350, "
                                          f"not '{text}'")
     return epochs
+
+
+def names(text):
+    """Names separated by commas: 'block,classifier'."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"must be names separated by commas, not '{text}'")
+    return parts
 
 
 # ---- the parser ----------------------------------------------------------------------------
@@ -172,10 +180,35 @@ def add_network_options(parser, model, act_layers_help):
         help="whether the last (bac) or the first (pre) --act-layers get the unit (default: bac)")
     add("--replace-act", metavar="NAME",
         help="unit of the remaining activation slots (default: relu)")
-    add("--attention", metavar="NAME", help="unit of the attention slots (default: none)")
+    add("--attention", metavar="NAME",
+        help="unit of the attention slots: SE, CBAM, MVAM, ZAM, GE, ECA, BAM, ATAC ... "
+             "(default: none)")
+    add("--attn-reduction", type=positive_int, metavar="R",
+        help="reduction of that unit, where --reduction goes to the activation")
+    add("--spatial-kernel", type=positive_int, metavar="K",
+        help="kernel of its spatial map, in pixels (default: the unit's own)")
     add("--drop-rate", type=fraction, metavar="P",
         help="dropout before the classifier (default: 0)")
     add("--summary", action="store_true", help="print the network's layers, then train")
+    return group
+
+
+def add_cifar_network_options(parser, model):
+    """The network options of the hosts for 32x32 images."""
+    group = add_network_options(
+        parser, model, act_layers_help="how many positions get the unit: of three stages and the "
+                                       "head, or of four stages (default: all)")
+    add = group.add_argument
+    add("--blocks", type=positive_int, metavar="B",
+        help="the paper's b: residual blocks per stage of resnet_v2_cifar (default: 3)")
+    add("--attention-at", type=names, metavar="SLOT,SLOT",
+        help="attention slots to fill in resnet18 ... resnet152: block, identity (blocks "
+             "without a projection), classifier (default: block)")
+    add("--width", type=positive_float, metavar="F",
+        help="multiplies the channels of resnet18 ... resnet152 (default: 1)")
+    add("--stem", choices=("conv3", "conv7"),
+        help="first layers of resnet18 ... resnet152: 3x3, or 7x7 and a max-pool "
+             "(default: conv3)")
     return group
 
 
