@@ -191,10 +191,10 @@ TableRow.__doc__ = """A row of the paper's ImageNet comparison (Dai et al., arXi
 billions; `statistics` says whether the former count the running statistics.
 """
 
-_SUM = "published with a multiplication and an addition as two"
-_LOCAL = (f"{_SUM}, with the attention stem, and with q.r as a product of its own (0.09 G; "
-          "here r is added to k)")
-_STRIDE = "published with the stride in a stage's first 1x1 convolution, here in the 3x3"
+# The publications do not state their counting rule: these are the likely reasons.
+_SUM = "about half: the published figure probably counts multiplications and additions apart"
+_LOCAL = f"{_SUM}; its network also has an attention stem, this one a convolutional stem"
+_STRIDE = "the published figure fits the stride in a stage's first 1x1 convolution, here in the 3x3"
 
 
 def _ge_theta_plus(channels):
