@@ -1,6 +1,8 @@
 """Reading parameter files into networks."""
 import mxnet as mx
 
+from params_format import ParamsError, read_params
+
 from .resnet_v2_cifar import translate_reference_key
 
 __all__ = ["WeightsError", "read_weights", "load_weights"]
@@ -24,14 +26,20 @@ def read_weights(path):
         If the file is missing or is no such file.
     """
     try:
-        arrays = mx.nd.load(str(path))
-    except (mx.MXNetError, OSError, ValueError) as error:
-        raise WeightsError(f"cannot read parameters from {path}: "
-                           f"{str(error).strip().splitlines()[-1]}") from None
-    if not isinstance(arrays, dict) or not arrays:
-        raise WeightsError(f"{path} holds no named parameters; it was not written by "
-                           "save_parameters")
-    return {translate_reference_key(key): array for key, array in arrays.items()}
+        arrays = read_params(path)
+    except ParamsError as error:
+        raise WeightsError(f"cannot read parameters from {path}: {error}") from None
+    if not arrays:
+        raise WeightsError(f"{path} holds no parameters")
+    weights = {}
+    for key in list(arrays):
+        # One after the other, so that the file is never in memory twice.
+        array = arrays.pop(key)
+        name = translate_reference_key(key)
+        if name in weights:
+            raise WeightsError(f"{path} holds {name} in two spellings")
+        weights[name] = mx.nd.array(array, dtype=array.dtype)
+    return weights
 
 
 def _few(names, limit=3):

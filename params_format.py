@@ -1,0 +1,222 @@
+"""MXNet's .params files, read without MXNet's parser.
+
+That parser believes what a file says: a shape that the file does not hold makes it allocate
+or abort, a repeated name silently wins. Here every number is checked against the size of the
+file before anything is allocated; what passes is read with NumPy.
+
+The format, all numbers little-endian:
+
+    uint64  0x112, uint64 0, uint64 count, then `count` records:
+        uint32  0xF993FAC9 (MXNet 0.12 and later), or 0xF993FACA (NumPy semantics)
+        int32   storage: 0 is dense
+        int32   ndim, int64 shape[ndim]
+        int32   device type, int32 device number
+        int32   dtype
+        the values
+    uint64  count of names, then for each: uint64 length, UTF-8 text
+
+Records of MXNet 0.11 (0xF993FAC8) have no storage; before that, a record began with
+uint32 ndim, uint32 shape[ndim].
+"""
+import math
+import os
+import struct
+from collections import namedtuple
+
+import numpy as np
+
+__all__ = ["ParamsError", "Record", "check_params", "read_params"]
+
+_MAGIC = 0x112
+_V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
+_DTYPES = tuple(map(np.dtype, ("float32", "float64", "float16", "uint8", "int32", "int8",
+                               "int64", "bool")))
+_DEVICES = {1, 2, 3, 5}         # CPU, GPU, pinned and shared CPU memory
+# Far beyond any network, and so that a hostile file cannot take long.
+_MAX_ARRAYS = 100_000
+_MAX_DIMS = 16
+_MAX_NAME_BYTES = 1024
+
+# Where an array's values are in a file; `name` is None where the file names no arrays.
+Record = namedtuple("Record", "name dtype shape offset")
+
+
+class ParamsError(ValueError):
+    """A file is no sound .params file; one line that says why, without the path."""
+
+
+def check_params(path):
+    """Check a whole .params file, of which only the headers are read.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+
+    Returns
+    -------
+    list of Record
+
+    Raises
+    ------
+    ParamsError
+        If the file cannot be read or is not what it should be to the last byte.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return _check(_Reader(stream))
+    except OSError as error:
+        raise ParamsError(error.strerror or str(error)) from None
+
+
+def read_params(path):
+    """Check a .params file and read it.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        Empty if the file holds nothing.
+
+    Raises
+    ------
+    ParamsError
+        As `check_params`; also if the arrays have no names.
+    """
+    try:
+        with open(path, "rb") as stream:
+            records = _check(_Reader(stream))
+            if records and records[0].name is None:
+                raise ParamsError("its arrays have no names; it was not written by "
+                                  "save_parameters")
+            return {record.name: _values(stream, record) for record in records}
+    except OSError as error:
+        raise ParamsError(error.strerror or str(error)) from None
+
+
+def _values(stream, record):
+    stream.seek(record.offset)
+    values = np.fromfile(stream, record.dtype, math.prod(record.shape))
+    return values.reshape(record.shape)
+
+
+class _Reader:
+    """Reads numbers, and knows where the file ends."""
+
+    def __init__(self, stream):
+        self.stream, self.size = stream, os.fstat(stream.fileno()).st_size
+        self.where = "header"
+
+    @property
+    def left(self):
+        return self.size - self.stream.tell()
+
+    def bytes(self, count):
+        content = self.stream.read(count) if count <= self.left else b""
+        if len(content) != count:
+            raise ParamsError(f"it ends inside its {self.where}, after {self.size:,} bytes")
+        return content
+
+    def numbers(self, layout):
+        return struct.unpack("<" + layout, self.bytes(struct.calcsize("<" + layout)))
+
+    def number(self, layout):
+        return self.numbers(layout)[0]
+
+    def skip(self, count):
+        self.stream.seek(count, os.SEEK_CUR)
+
+
+def _check(reader):
+    _refuse_others(reader)
+    magic, reserved, count = reader.numbers("QQQ")
+    if magic != _MAGIC:
+        raise ParamsError("it is not a .params file: it does not begin as MXNet's files do")
+    if reserved:
+        raise ParamsError(f"its header is damaged (reserved field {reserved:#x})")
+    if count > _MAX_ARRAYS:
+        raise ParamsError(f"it claims to hold {count:,} arrays; the most accepted is "
+                          f"{_MAX_ARRAYS:,}")
+    records = [_check_record(reader, number) for number in range(count)]
+    names = _check_names(reader, count)
+    if reader.left:
+        raise ParamsError(f"{reader.left:,} bytes follow its end")
+    return [record._replace(name=name) for record, name in zip(records, names)]
+
+
+def _refuse_others(reader):
+    """Say what a file is that users may mistake for a .params file."""
+    start = reader.stream.read(2)
+    reader.stream.seek(0)
+    if start[:1] == b"\x80":
+        raise ParamsError(
+            "it is a Python pickle, as MXNet's .states files are: loading one can run any "
+            "program hidden in it, so none is ever loaded. Go on with --resume, whose "
+            "checkpoints hold the optimizer as plain arrays, or start from a .params file")
+    if start == b"PK":
+        raise ParamsError("it is a ZIP archive, as those of NumPy and PyTorch are, not a "
+                          ".params file of MXNet")
+
+
+def _check_record(reader, number):
+    reader.where = f"array {number}"
+    shape = _check_shape(reader, number)
+    device, _, flag = reader.numbers("iii")
+    if device not in _DEVICES:
+        raise ParamsError(f"array {number} is of an unknown device (type {device})")
+    if not 0 <= flag < len(_DTYPES):
+        raise ParamsError(f"array {number} is of an unknown type ({flag})")
+    dtype = _DTYPES[flag]
+    length = math.prod(shape) * dtype.itemsize
+    if length > reader.left:
+        raise ParamsError(f"array {number}, {dtype} of shape {shape}, has {length:,} bytes, but "
+                          f"{reader.left:,} are left in the file")
+    record = Record(None, dtype, shape, reader.stream.tell())
+    reader.skip(length)
+    return record
+
+
+def _check_shape(reader, number):
+    magic = reader.number("I")
+    if magic in (_V1, _V2, _V3):
+        storage = 0 if magic == _V1 else reader.number("i")
+        if storage != 0:
+            raise ParamsError(f"array {number} is not stored densely (storage type {storage})")
+        ndim, unit = reader.number("i"), "q"
+    else:
+        ndim, unit = magic, "I"
+    if not 1 <= ndim <= _MAX_DIMS:
+        raise ParamsError(f"array {number} has {ndim} dimensions; 1 to {_MAX_DIMS} are possible")
+    shape = reader.numbers(f"{ndim}{unit}")
+    if min(shape) < 1:
+        raise ParamsError(f"array {number} has the impossible shape {shape}")
+    return shape
+
+
+def _check_names(reader, arrays):
+    """The arrays' names, or Nones if there are no names at all."""
+    reader.where = "list of names"
+    count = reader.number("Q")
+    if count == 0:
+        return [None] * arrays
+    if count != arrays:
+        raise ParamsError(f"it holds {arrays:,} arrays, but {count:,} names")
+    names = {}
+    for number in range(count):
+        name = _check_name(reader, number)
+        if name in names:
+            raise ParamsError(f"it holds {name!r} twice, as arrays {names[name]} and {number}")
+        names[name] = number
+    return list(names)
+
+
+def _check_name(reader, number):
+    length = reader.number("Q")
+    if not 1 <= length <= _MAX_NAME_BYTES:
+        raise ParamsError(f"the name of array {number} has {length:,} bytes; 1 to "
+                          f"{_MAX_NAME_BYTES:,} are possible")
+    try:
+        name = reader.bytes(length).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ParamsError(f"the name of array {number} is not UTF-8 text") from None
+    if not name.isprintable():
+        raise ParamsError(f"the name of array {number} is not printable: {name!r}")
+    return name
