@@ -17,6 +17,8 @@ from pathlib import Path
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 
+from params_format import ParamsError, check_params
+
 from .files import read_json, sha256, sync_folder, write_json
 
 __all__ = ["CheckpointError", "save_checkpoint", "load_checkpoint", "list_checkpoints"]
@@ -51,8 +53,13 @@ def _leaves(state):
     return [state]
 
 
+def _trainers(trainer):
+    """One trainer or several, as a list."""
+    return list(trainer) if isinstance(trainer, (list, tuple)) else [trainer]
+
+
 def _trained_parameters(net, trainer):
-    """(index in the trainer, structural name, parameter) of all that is trained."""
+    """(index in the trainer, structural name, parameter) of all that it trains."""
     names = {id(parameter): name for name, parameter in net._collect_params_with_prefix().items()}
     return [(index, names[id(parameter)], parameter)
             for index, parameter in enumerate(trainer._params) if parameter.grad_req != "null"]
@@ -80,7 +87,8 @@ def save_checkpoint(folder, step, net, trainer, state, keep=2):
     step : int
         Optimizer updates done; names the checkpoint.
     net : mxnet.gluon.Block
-    trainer : mxnet.gluon.Trainer
+    trainer : mxnet.gluon.Trainer, or several in a list
+        Several share the network's parameters out among them.
     state : dict
         JSON-compatible; what the loop needs to go on.
     keep : int, default 2
@@ -98,13 +106,17 @@ def save_checkpoint(folder, step, net, trainer, state, keep=2):
     temporary = folder / f".{final.name}.{os.getpid()}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
+    arrays, counts = {}, {}
+    for part in _trainers(trainer):
+        arrays.update(_optimizer_arrays(net, part))
+        counts.update(_update_counts(net, part))
     try:
         net.save_parameters(str(temporary / "net.params"))
-        mx.nd.save(str(temporary / "optimizer.params"), _optimizer_arrays(net, trainer))
+        mx.nd.save(str(temporary / "optimizer.params"), arrays)
         _flush_files(temporary)
         write_json(temporary / "state.json", {
-            **state, "update_counts": _update_counts(net, trainer),
-            "num_update": trainer._optimizer.num_update,
+            **state, "update_counts": counts,
+            "num_updates": [part._optimizer.num_update for part in _trainers(trainer)],
             "sha256": {name: sha256(temporary / name) for name in _ARRAY_FILES}})
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -131,6 +143,7 @@ def _verified_state(path):
             if sha256(path / name) != expected[name]:
                 raise CheckpointError(f"checkpoint {path} is damaged: {name} has changed since "
                                       "it was written")
+            check_params(path / name)
     except (OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -180,8 +193,8 @@ def load_checkpoint(path, state, net, trainer):
         Its state, as `newest_state` returned it.
     net : mxnet.gluon.Block
         The same network, initialized.
-    trainer : mxnet.gluon.Trainer
-        Made for that network with the same optimizer.
+    trainer : mxnet.gluon.Trainer, or several in a list
+        Made for that network with the same optimizer; as many as were saved.
 
     Raises
     ------
@@ -190,16 +203,18 @@ def load_checkpoint(path, state, net, trainer):
     """
     try:
         net.load_parameters(str(path / "net.params"),
-                            ctx=trainer._contexts, cast_dtype=True, dtype_source="current")
+                            ctx=_trainers(trainer)[0]._contexts, cast_dtype=True, dtype_source="current")
     except (AssertionError, ValueError, mx.MXNetError) as error:
         raise CheckpointError(f"checkpoint {path} belongs to another network: "
                               f"{str(error).splitlines()[0]}") from None
-    _restore_optimizer(path, state, net, trainer)
-
-
-def _restore_optimizer(path, state, net, trainer):
-    optimizer = trainer._optimizer
     arrays = mx.nd.load(str(path / "optimizer.params")) or {}
+    for part, num_update in zip(_trainers(trainer), state["num_updates"]):
+        _restore_optimizer(path, state, arrays, net, part)
+        part._optimizer.num_update = num_update
+
+
+def _restore_optimizer(path, state, arrays, net, trainer):
+    optimizer = trainer._optimizer
     counts = {}
     for index, name, parameter in _trained_parameters(net, trainer):
         for updater, data in zip(trainer._updaters, parameter.list_data()):
@@ -213,7 +228,6 @@ def _restore_optimizer(path, state, net, trainer):
             updater.states[index] = fresh
             updater.states_synced[index] = True
         counts[index] = state["update_counts"][name]
-    optimizer.num_update = state["num_update"]
     # One count per device; the optimizer switches between them by device number.
     optimizer._all_index_update_counts = {
         context.device_id: copy.copy(counts) for context in trainer._contexts}

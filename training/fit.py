@@ -161,6 +161,16 @@ class _Step:
 
     def __call__(self, epoch, step, images, labels):
         """Returns the summed loss and the number of hits of each device, unread."""
+        results = self.gradients(epoch, step, images, labels)
+        self.trainer.step(len(labels))
+        return results
+
+    def gradients(self, epoch, step, images, labels, penalty=None):
+        """Compute the gradients and leave them; returns the same.
+
+        `penalty`, if given, is a function of the context, differentiable, (1,): it is added
+        to the loss of each image, but is no part of what is returned.
+        """
         if self.reseed:
             # Dropout draws from MXNet's own stream: tie it to the step, so that a resumed
             # run draws the same masks.
@@ -175,11 +185,11 @@ class _Step:
             with autograd.record():
                 logits = self.net(x)
                 loss = self.objective(logits, target)
-            outputs.append((loss, logits, target))
-        autograd.backward([loss for loss, _, _ in outputs])
-        self.trainer.step(len(labels))
-        return ([loss.sum() for loss, _, _ in outputs],
-                [_hits(logits, target) for _, logits, target in outputs])
+                total = nd.broadcast_add(loss, penalty(ctx)) if penalty else loss
+            outputs.append((loss, logits, target, total))
+        autograd.backward([total for _, _, _, total in outputs])
+        return ([loss.sum() for loss, _, _, _ in outputs],
+                [_hits(logits, target) for _, logits, target, _ in outputs])
 
 
 def _seed_of(*numbers):

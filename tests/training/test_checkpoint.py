@@ -162,3 +162,36 @@ def test_another_network_or_optimizer_is_refused(tmp_path):
         load_checkpoint(path, state, *_network(units=5))
     with pytest.raises(CheckpointError, match="another optimizer"):
         load_checkpoint(path, state, *_network(momentum=0.9))
+
+
+def test_two_optimizers_of_one_network(tmp_path):
+    """As in a structure search: SGD for some parameters, Adam for one other."""
+    def build(seed):
+        net, _ = _network(seed=seed)
+        last = net[2].bias
+        weights = [p for p in net.collect_params().values() if p is not last]
+        settings = {"learning_rate": 0.05}
+        return net, [gluon.Trainer(weights, "sgd", {**settings, "momentum": 0.9},
+                                   update_on_kvstore=False),
+                     gluon.Trainer([last], "adam", settings, update_on_kvstore=False)]
+
+    def train(net, trainers, steps):
+        for step in steps:
+            x = nd.array(np.random.default_rng(step).normal(size=(8, 3)))
+            with autograd.record():
+                loss = (net(x) ** 2).sum()
+            loss.backward()
+            for trainer in trainers[:1 + step % 2]:    # the second every other time
+                trainer.step(8, ignore_stale_grad=True)
+
+    net, trainers = build(0)
+    train(net, trainers, range(5))
+    save_checkpoint(tmp_path, 5, net, trainers, {})
+    train(net, trainers, range(5, 9))
+    expected = _params(net)
+    net, trainers = build(9)
+    load_checkpoint(*newest_state(tmp_path, _no_warning), net, trainers)
+    assert [trainer._optimizer.num_update for trainer in trainers] == [5, 2]
+    train(net, trainers, range(5, 9))
+    for name, value in _params(net).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
