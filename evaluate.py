@@ -6,12 +6,11 @@
 import math
 import sys
 import time
-from pathlib import Path
 
 from data import DataError, list_datasets
+from trained import find_description, load_network
 from training.device import select_contexts, set_threads
 from training.errors import UserError, run_script
-from training.files import read_json
 from training.options import (
     Parser,
     add_cifar_network_options,
@@ -44,7 +43,7 @@ def main(argv=None):
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     set_threads()
-    description = find_description(options)
+    description = find_description(options.params, options)
     contexts = select_contexts(options.gpus, options.num_gpus)
     if options.dtype == "float16" and contexts[0].device_type == "cpu":
         raise UserError("--dtype float16 needs a GPU; use float32")
@@ -58,44 +57,9 @@ def main(argv=None):
     return 0
 
 
-def find_description(options):
-    """What the JSON beside the file says, or what the options say for a file without one."""
-    path = Path(options.params)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    beside = path.with_suffix(".json")
-    try:
-        if beside.is_file():
-            return checked_description(read_json(beside), beside)
-        if not options.model or not options.dataset:
-            raise UserError(f"{path} has no description beside it ({beside.name}): say what it "
-                            "holds with --model, --dataset and the options of the network")
-        from model.zoo import describe
-        return describe(options)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def checked_description(description, path):
-    """`description`, if it has what is needed."""
-    if not (isinstance(description.get("model"), str)
-            and isinstance(description.get("options"), dict)
-            and isinstance(description.get("dataset"), dict)
-            and isinstance(description["dataset"].get("name"), str)):
-        raise UserError(f"{path} does not describe a network: it must name model, options and "
-                        "dataset")
-    return description
-
-
 def make_network(options, description, dataset, contexts):
-    """The described network with the file's parameters."""
-    from model.zoo import build, load_weights
-
-    try:
-        net = build(description, dataset.classes)
-        load_weights(net, options.params, contexts)
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from None
+    """The described network with the file's parameters, as the options want it run."""
+    net = load_network(options.params, description, dataset.classes, contexts)
     if options.dtype != "float32":
         net.cast(options.dtype)
     if options.mode == "hybrid":

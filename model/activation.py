@@ -99,11 +99,14 @@ class _Gated(nn.HybridBlock):
         with self.name_scope():
             self.module = nn.HybridSequential(prefix="")
 
-    def hybrid_forward(self, F, x):
+    def gate(self, F, x):
+        """The gate, in (0, 1), of x (N, C, H, W); of the same shape."""
         # F.Activation, not F.sigmoid: only the former runs in oneDNN on a CPU.
-        gate = F.Activation(self.module(x), act_type="sigmoid")        # (N, C, H, W)
+        return F.Activation(self.module(x), act_type="sigmoid")
+
+    def hybrid_forward(self, F, x):
         # Same shape: the element-wise product, whose backward has no reduction.
-        return F.elemwise_mul(gate, x)
+        return F.elemwise_mul(self.gate(F, x), x)
 
 
 @ACTIVATIONS.register("ChaATAC")
@@ -152,8 +155,7 @@ class ChaATAC(_Gated):
     def hybrid_forward(self, F, x):
         if not self._use_global:
             return super().hybrid_forward(F, x)
-        gate = F.Activation(self.module(x), act_type="sigmoid")        # (N, C, 1, 1)
-        return F.broadcast_mul(x, gate)
+        return F.broadcast_mul(x, self.gate(F, x))                     # by (N, C, 1, 1)
 
 
 @ACTIVATIONS.register("SpaATAC")
@@ -278,7 +280,7 @@ class xUnit(nn.HybridBlock):  # noqa: N801  (the published name)
         if gate not in _XUNIT_GATES:
             raise ValueError(f"gate must be one of {', '.join(_XUNIT_GATES)}, not {gate!r}")
         norm_kwargs = norm_kwargs or {}
-        self._gate = gate
+        self._to_gate = _XUNIT_GATES[gate]
         with self.name_scope():
             self.module = nn.HybridSequential(prefix="")
             self.module.add(norm_layer(in_channels=channels, **norm_kwargs),
@@ -286,8 +288,12 @@ class xUnit(nn.HybridBlock):  # noqa: N801  (the published name)
                             _depthwise(channels, kernel_size, 1),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
+    def gate(self, F, x):
+        """The gate, in (0, 1], of x (N, C, H, W); of the same shape."""
+        return self._to_gate(F, self.module(x))
+
     def hybrid_forward(self, F, x):
-        return F.elemwise_mul(x, _XUNIT_GATES[self._gate](F, self.module(x)))
+        return F.elemwise_mul(x, self.gate(F, x))
 
 
 def _register_gluon(name, build_block):
