@@ -8,7 +8,7 @@ import pytest
 
 from model.weights import WeightsError, read_weights
 from params_format import ParamsError, check_params, read_params
-from tests import golden_cases
+from tests import fuzz_params, golden_cases
 
 GOLDEN = sorted(golden_cases.FOLDER.glob("*.params"))
 _HEAD = struct.pack("<QQQ", 0x112, 0, 1)
@@ -127,3 +127,11 @@ def test_not_a_file(tmp_path):
         check_params(tmp_path / "none")
     with pytest.raises(ParamsError, match="directory"):
         check_params(tmp_path)
+
+
+def test_mutations_of_real_files_do_no_harm():
+    """The short form of ``python -m tests.fuzz_params``."""
+    lines = []
+    counts, bad = fuzz_params.fuzz(306, seed=1, log=lines.append)
+    assert bad == 0, "\n".join(lines)
+    assert counts["refused"] > 150 and counts["loaded"] > 10
