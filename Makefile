@@ -20,7 +20,7 @@ env-dev:
 
 demo: env
 	.venv/bin/python train_cifar.py --dataset shapes --act-type ChaATAC --blocks 1 \
-		--num-epochs 7 --batch-size 64 --lr 0.1 --lr-mode cosine --warmup-epochs 1 \
+		--num-epochs 6 --batch-size 64 --lr 0.1 --lr-mode cosine --warmup-epochs 1 \
 		--name demo --overwrite
 	.venv/bin/python evaluate.py --params params/demo/best.params
 
