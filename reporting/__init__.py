@@ -1,0 +1,1 @@
+"""What finished runs say together: tables, figures and a page. Reads logs/ and params/."""

@@ -1,0 +1,333 @@
+"""Tables of runs and configurations, as markdown and as CSV."""
+import csv
+import io
+import json
+import math
+from collections import namedtuple
+from functools import cache
+
+from training.errors import UserError
+
+from .means import mean, paired_difference
+
+__all__ = ["Table", "Cost", "cost", "run_table", "configuration_table", "difference_table",
+           "val_name", "common_recipe", "find_baselines", "to_markdown", "run_csv",
+           "configuration_csv", "difference_csv"]
+
+Table = namedtuple("Table", "title header rows notes")
+Table.__doc__ = """Cells as text. A header that begins with '<' is of a column flush left."""
+
+Cost = namedtuple("Cost", "num_params multiply_adds")
+Cost.__doc__ = """Trained parameters, and multiply-adds for one image; None where unknown."""
+
+_RECIPE_FIRST = ("dataset", "limit_train", "val_split", "padding", "num_epochs", "batch_size",
+                 "optimizer", "lr", "lr_mode", "warmup_epochs", "weight_decay")
+
+
+@cache
+def _counted(description):
+    from model.complexity import count
+    from model.zoo import build
+
+    description = json.loads(description)
+    dataset = description["dataset"] or {}
+    try:
+        size = dataset["image_size"]
+        counted = count(build(description, dataset["classes"]), (1, 3, size, size))
+    except (KeyError, ValueError, TypeError):
+        return Cost(None, None)
+    return Cost(counted.num_params, counted.multiply_adds)
+
+
+def cost(run):
+    """`Cost` of a run's network; nothing is computed with it."""
+    return _counted(json.dumps(run.description, sort_keys=True))
+
+
+# ---- cells ------------------------------------------------------------------------------------
+
+def _percent(value):
+    return f"{100 * value:.2f}"
+
+
+def _with_deviation(values, scale=1.0, digits=2):
+    value, deviation, count = mean(values)
+    text = f"{scale * value:.{digits}f}"
+    return text if count == 1 else f"{text} ± {scale * deviation:.{digits}f}"
+
+
+def _whole(values):
+    """One whole number, or the range of several."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    low, high = min(known), max(known)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _millions(values):
+    known = [f"{value / 1e6:,.2f}" for value in values if value is not None]
+    if not known:
+        return "–"
+    return known[0] if len(set(known)) == 1 else f"{min(known, key=_number)} to " \
+                                                 f"{max(known, key=_number)}"
+
+
+def _number(text):
+    return float(text.replace(",", ""))
+
+
+def val_name(runs):
+    """What the figures of the runs are of, in words."""
+    names = {run.val_name for run in runs}
+    return names.pop() if len(names) == 1 else "test or validation"
+
+
+def _selection_note(runs):
+    which = val_name(runs)
+    if which == "test":
+        return ("best: the epoch of highest test accuracy, so chosen by the images that it is "
+                "reported on; last: no choice.")
+    return f"best: the epoch of highest {which} accuracy; last: no choice."
+
+
+_COST_NOTE = "MFLOPs: millions of multiply-adds for one image, each counted once."
+
+
+def _without_empty_columns(table):
+    kept = [i for i in range(len(table.header))
+            if i == 0 or any(row[i] not in ("", "–") for row in table.rows)]
+    return table._replace(header=[table.header[i] for i in kept],
+                          rows=[[row[i] for i in kept] for row in table.rows])
+
+
+def common_recipe(runs):
+    """The options that all runs share, in words."""
+    recipes = [run.recipe for run in runs]
+    common = {key: value for key, value in recipes[0].items()
+              if all(recipe.get(key) == value for recipe in recipes)}
+    return ", ".join(f"{key.replace('_', ' ')} {common[key]}" for key in _RECIPE_FIRST
+                     if common.get(key) not in (None, 0, 0.0))
+
+
+# ---- the three tables -------------------------------------------------------------------------
+
+def run_table(runs, configurations):
+    """One row a run."""
+    of = {id(run): configuration for configuration in configurations
+          for run in configuration.runs}
+    val = val_name(runs)
+    header = ["<run", "<network", "<units", "<options", "parameters", "MFLOPs",
+              f"last: loss train / {val}", f"last: accuracy % train / {val}",
+              "last: test accuracy %", "best epoch", f"best: loss train / {val}",
+              f"best: accuracy % train / {val}", "best: test accuracy %", "images/s", "epochs",
+              "seed"]
+    rows = []
+    for run in runs:
+        size = cost(run)
+        configuration = of.get(id(run))
+        rows.append([
+            run.name, run.network, run.units, configuration.options if configuration else "",
+            _whole([size.num_params]), _millions([size.multiply_adds]),
+            *_epoch_cells(run.last), _optional_percent(run.test.get("last")),
+            str(run.best["epoch"] + 1), *_epoch_cells(run.best),
+            _optional_percent(run.test.get("best")), f"{run.images_per_s:,.0f}",
+            str(len(run.rows)), str(run.seed)])
+    notes = [_selection_note(runs), _COST_NOTE,
+             "images/s: training speed of the middle epoch, on the machine of the run."]
+    return _without_empty_columns(Table("Runs", header, rows, notes))
+
+
+def _epoch_cells(row):
+    return (f"{row['train_loss']:.4f} / {row['val_loss']:.4f}",
+            f"{_percent(row['train_accuracy'])} / {_percent(row['val_accuracy'])}")
+
+
+def _optional_percent(value):
+    return "" if value is None else _percent(value)
+
+
+def configuration_table(configurations):
+    """One row a configuration: means over seeds."""
+    runs = [run for configuration in configurations for run in configuration.runs]
+    val = val_name(runs)
+    header = ["<network", "<units", "<options", "parameters", "MFLOPs", "n",
+              f"last: {val} accuracy %", "<by seed", "highest", f"last: {val} loss",
+              "last: test accuracy %", f"best: {val} accuracy %", "best: test accuracy %",
+              "epochs", "minutes"]
+    rows = []
+    for each in configurations:
+        sizes = each.values(cost)
+        lasts = each.values(lambda run: run.last["val_accuracy"])
+        rows.append([
+            each.network, each.units, each.options, _whole([s.num_params for s in sizes]),
+            _millions([s.multiply_adds for s in sizes]), str(len(each.runs)),
+            _with_deviation(lasts, 100), _by_seed(each.runs), _percent(max(lasts)),
+            _with_deviation(each.values(lambda run: run.last["val_loss"]), digits=4),
+            _test_cell(each, "last"),
+            _with_deviation(each.values(lambda run: run.best["val_accuracy"]), 100),
+            _test_cell(each, "best"), _whole(each.values(lambda run: len(run.rows))),
+            _with_deviation(each.values(lambda run: run.minutes), digits=1)])
+    notes = ["± is the sample standard deviation over n seeds; by seed and highest are of the "
+             "last epoch.", _selection_note(runs), _COST_NOTE]
+    return _without_empty_columns(Table("Configurations", header, rows, notes))
+
+
+def _by_seed(runs):
+    if len(runs) == 1:
+        return f"{runs[0].seed}: {_percent(runs[0].last['val_accuracy'])}"
+    return ", ".join(f"{run.seed}: {_percent(run.last['val_accuracy'])}" for run in runs)
+
+
+def _test_cell(configuration, which):
+    values = [run.test[which] for run in configuration.runs if which in run.test]
+    return _with_deviation(values, 100) if len(values) == len(configuration.runs) else ""
+
+
+def find_baselines(configurations, name):
+    """For each configuration the one to compare it with, or None.
+
+    `name` is a run's, whose configuration is then the baseline of all others, or units
+    ("relu"): then each is compared with the configuration of these units that is otherwise
+    the same, or with the only one there is.
+
+    Raises
+    ------
+    UserError
+        If nothing has that name, or several configurations with the same network and recipe.
+    """
+    for configuration in configurations:
+        if any(run.name == name for run in configuration.runs):
+            return [configuration] * len(configurations)
+    named = [each for each in configurations if each.units.lower() == name.lower()]
+    if not named:
+        known = ", ".join(dict.fromkeys(each.units for each in configurations))
+        raise UserError(f"--baseline {name} is neither a run nor units that were compared; "
+                        f"units are {known}")
+    if len(named) == 1:
+        return named * len(configurations)
+    at = {}
+    for each in named:
+        if each.place in at:
+            raise UserError(f"--baseline {name}: several configurations have these units; name "
+                            f"a run, such as {each.runs[0].name}")
+        at[each.place] = each
+    return [at.get(each.place) for each in configurations]
+
+
+def _differences(configurations, name):
+    """(configuration, baseline, Difference at the last epoch, at the best)."""
+    for each, baseline in zip(configurations, find_baselines(configurations, name)):
+        if baseline is None or baseline is each:
+            continue
+        yield (each, baseline, *(paired_difference(
+            *({run.seed: getattr(run, which)["val_accuracy"] for run in side.runs}
+              for side in (each, baseline))) for which in ("last", "best")))
+
+
+def difference_table(configurations, name):
+    """Differences in accuracy to a baseline, in percentage points.
+
+    Raises
+    ------
+    UserError
+        If there is no such baseline.
+    """
+    header = ["<network", "<units", "<options", "<against", "pairs", "last: difference",
+              "<last: 95 % interval", "best: difference", "<best: 95 % interval"]
+    rows = [[each.network, each.units, each.options, _against(each, baseline),
+             str(last.count), *_difference_cells(last), *_difference_cells(best)]
+            for each, baseline, last, best in _differences(configurations, name)]
+    notes = ["Percentage points of accuracy, paired by seed; the interval is Student's for the "
+             "mean difference, and only there with two pairs or more."]
+    return _without_empty_columns(Table(f"Differences to {name}", header, rows, notes))
+
+
+def _against(each, baseline):
+    parts = [baseline.network] if baseline.network != each.network else []
+    parts.append(baseline.units)
+    parts += [baseline.options] if baseline.options != each.options else []
+    return " ".join(filter(None, parts))
+
+
+def _difference_cells(difference):
+    value, half, _ = difference
+    if math.isnan(value):
+        return "no common seed", ""
+    if math.isnan(half):
+        return f"{100 * value:+.2f}", ""
+    return f"{100 * value:+.2f}", f"{100 * (value - half):+.2f} to {100 * (value + half):+.2f}"
+
+
+# ---- text -------------------------------------------------------------------------------------
+
+def _markdown_cell(text):
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
+
+
+def to_markdown(table):
+    """The table with its title and notes, columns aligned in the text too."""
+    left = [name.startswith("<") for name in table.header]
+    cells = [[_markdown_cell(name.lstrip("<")) for name in table.header],
+             *([_markdown_cell(cell) for cell in row] for row in table.rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(left))]
+    lines = [[cell.ljust(width) if flush else cell.rjust(width)
+              for cell, width, flush in zip(row, widths, left)] for row in cells]
+    rule = ["-" * width if flush else "-" * (width - 1) + ":" for width, flush in
+            zip(widths, left)]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+    return "\n".join([f"## {_markdown_cell(table.title)}", "", body, "",
+                      *(f"- {_markdown_cell(note)}" for note in table.notes)]) + "\n"
+
+
+def _csv(header, rows):
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([["" if isinstance(cell, float) and math.isnan(cell) else cell
+                       for cell in row] for row in rows])
+    return text.getvalue()
+
+
+_EPOCH_FIGURES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+def run_csv(runs, configurations):
+    """One row a run, numbers in full; accuracies are fractions, epochs count from 0."""
+    of = {id(run): configuration for configuration in configurations
+          for run in configuration.runs}
+    header = ["run", "network", "units", "options", "seed", "epochs", "num_params",
+              "multiply_adds", "images_per_s", "minutes", "val_name",
+              *(f"{which}_{figure}" for which in ("last", "best") for figure in _EPOCH_FIGURES),
+              "last_test_accuracy", "best_test_accuracy"]
+    return _csv(header, [[
+        run.name, run.network, run.units, of[id(run)].options if id(run) in of else "", run.seed,
+        len(run.rows), *cost(run), run.images_per_s, run.minutes, run.val_name,
+        *(row[figure] for row in (run.last, run.best) for figure in _EPOCH_FIGURES),
+        *(run.test.get(which) for which in ("last", "best"))] for run in runs])
+
+
+def configuration_csv(configurations):
+    """One row a configuration, numbers in full."""
+    figures = [(which, figure) for which in ("last", "best")
+               for figure in ("val_accuracy", "val_loss", "train_accuracy", "train_loss")]
+    header = ["network", "units", "options", "num_params", "multiply_adds", "n", "seeds",
+              *(f"{which}_{figure}_{what}" for which, figure in figures
+                for what in ("mean", "deviation"))]
+    rows = []
+    for each in configurations:
+        means = [mean([getattr(run, which)[figure] for run in each.runs])
+                 for which, figure in figures]
+        rows.append([each.network, each.units, each.options, *cost(each.runs[0]),
+                     len(each.runs), " ".join(str(run.seed) for run in each.runs),
+                     *(number for value, deviation, _ in means for number in (value, deviation))])
+    return _csv(header, rows)
+
+
+def difference_csv(configurations, name):
+    """One row a configuration that has a baseline: fractions, not percentage points."""
+    header = ["network", "units", "options", "against", "pairs", "last_difference",
+              "last_half_width_95", "best_difference", "best_half_width_95"]
+    return _csv(header, [[each.network, each.units, each.options, _against(each, baseline),
+                          last.count, *last[:2], *best[:2]]
+                         for each, baseline, last, best in _differences(configurations, name)])
