@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
-from mxnet import autograd
+from mxnet import autograd, nd
 
 from .layers import find_layer, hooked, imperative, trace
 
@@ -156,17 +156,12 @@ def _features_and_gradients(net, x, classes, target):
         _check_classes(classes, values.shape[1])
         # In prediction mode images do not touch each other: the gradient of the sum is that
         # of each image's own score.
-        score = logits.pick(_index(classes, logits)).sum()
+        score = logits.pick(nd.array(classes, logits.context, "int32")).sum()
     # Without train_mode=False this would be the gradient of BatchNorm as in training, whatever
     # mode the forward pass was recorded in.
     gradient, = autograd.grad(score, captured[-1:], train_mode=False)
     return (captured[-1].asnumpy().astype(np.float32), gradient.asnumpy().astype(np.float32),
             values, classes)
-
-
-def _index(classes, like):
-    import mxnet as mx
-    return mx.nd.array(classes, ctx=like.context, dtype="int32")
 
 
 def _check_classes(classes, count):

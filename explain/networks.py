@@ -1,0 +1,128 @@
+"""The networks to look into, from their parameter files."""
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from trained import find_description, load_network
+from training.errors import UserError
+
+__all__ = ["Subject", "load_subjects", "class_index"]
+
+_KEYS = ("name", "class_names", "mean", "std", "image_size")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network and what belongs to it.
+
+    Parameters
+    ----------
+    name : str
+        For people: its run, as a rule.
+    net : mxnet.gluon.Block
+    context : mxnet.Context
+        Where it is.
+    normalize : callable
+        ``normalize(images, context)``: uint8 (N, 3, H, W) to the network's input.
+    data : dict
+        ``name``, ``class_names``, ``mean``, ``std``, ``image_size`` of its training data.
+    """
+
+    name: str
+    net: object
+    context: object
+    normalize: object
+    data: dict
+
+    def to_input(self, images):
+        """The network's input for images (N, 3, H, W) uint8."""
+        return self.normalize(np.ascontiguousarray(images), self.context)
+
+
+def load_subjects(paths, options, context):
+    """Load networks that tell the same classes apart.
+
+    Parameters
+    ----------
+    paths : list of str or pathlib.Path
+        Parameter files.
+    options : argparse.Namespace
+        With ``dataset``, ``data_dir``, ``data_url``, and, for files without a JSON beside
+        them, the options of the network.
+    context : mxnet.Context
+
+    Returns
+    -------
+    subjects : list of Subject
+    load_data : callable
+        ``load_data()`` reads the data set.
+
+    Raises
+    ------
+    UserError
+        If a file is missing, nothing describes it, it does not fit, or the networks do not
+        belong together.
+    """
+    from data import get_dataset
+    from training.fit import Normalize
+
+    descriptions = [find_description(path, options) for path in paths]
+    name = options.dataset or descriptions[0]["dataset"]["name"]
+
+    @cache
+    def load_data():
+        return get_dataset(name, options.data_dir, options.data_url)
+
+    subjects = []
+    for path, label, description in zip(paths, _names(paths), descriptions):
+        data = description.get("dataset", {})
+        if not all(key in data for key in _KEYS):
+            data = {key: getattr(load_data(), key) for key in _KEYS}
+        _check_same(subjects, label, data)
+        net = load_network(path, description, len(data["class_names"]), [context])
+        subjects.append(Subject(label, net, context, Normalize(data["mean"], data["std"]), data))
+    return subjects, load_data
+
+
+def _check_same(subjects, name, data):
+    for key, what in (("class_names", "classes"), ("image_size", "images")):
+        if subjects and subjects[0].data[key] != data[key]:
+            raise UserError(f"{subjects[0].name} and {name} were trained on different {what} "
+                            f"({subjects[0].data['name']} and {data['name']}): look into them "
+                            "one at a time")
+
+
+def _names(paths):
+    """A short name for each parameter file: its run's, where that tells them apart."""
+    names = [path.parent.name if path.stem == "best" and path.parent.name else path.stem
+             for path in map(Path, paths)]
+    return [name if names.count(name) == 1 else str(Path(path).with_suffix(""))
+            for name, path in zip(names, paths)]
+
+
+def class_index(text, class_names):
+    """The number of a class that is given by name or by number.
+
+    Raises
+    ------
+    UserError
+        If there is no such class.
+    """
+    import difflib
+
+    by_name = {name.lower(): index for index, name in enumerate(class_names)}
+    if text.lower() in by_name:
+        return by_name[text.lower()]
+    if text.isdecimal() and int(text) < len(class_names):
+        return int(text)
+    close = difflib.get_close_matches(text.lower(), by_name, n=1, cutoff=0.5)
+    hint = f" Did you mean '{class_names[by_name[close[0]]]}'?" if close else ""
+    raise UserError(f"unknown class '{text}'.{hint} Known: {_few(class_names)}; or a number "
+                    f"from 0 to {len(class_names) - 1}")
+
+
+def _few(names, limit=20):
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more"
+                                       if len(names) > limit else "")

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Where do networks look? Heat maps side by side, gates, and how faithful the maps are.
+
+    python gradcam.py --run demo --count 9 --gates --faithfulness 100
+"""
+import sys
+from pathlib import Path
+
+from data import DataError, list_datasets
+from training.device import select_contexts, set_threads
+from training.errors import UserError, run_script
+from training.options import (
+    Parser,
+    add_cifar_network_options,
+    natural,
+    positive_int,
+)
+
+
+def indices(text):
+    """Numbers of images, separated by commas: '0,5,9'."""
+    return [natural(part.strip()) for part in text.split(",")]
+
+
+def make_parser():
+    parser = Parser(prog="gradcam.py", description=__doc__.splitlines()[0])
+    add = parser.add_argument_group("networks").add_argument
+    add("--params", nargs="+", default=[], metavar="FILE.params",
+        help="parameter files; the JSON beside each describes its network and data")
+    add("--run", nargs="+", default=[], metavar="NAME",
+        help="runs of the training scripts: their best params")
+    add("--save-dir", default="params", metavar="DIR", help="where runs keep their params")
+    add = parser.add_argument_group("images").add_argument
+    add("--count", type=positive_int, default=9, metavar="N", help="the first N test images")
+    add("--indices", type=indices, metavar="I,J", help="these test images, numbered from 0")
+    add("--images", nargs="+", metavar="PATH",
+        help="image files, or folders of them; a file in a folder with a class's name belongs "
+             "to that class")
+    add("--dataset", metavar="NAME",
+        help=f"one of {', '.join(list_datasets())} (default: the described one)")
+    add("--data-dir", metavar="DIR", help="folder of its official binary files")
+    add("--data-url", metavar="URL[#md5=SUM]",
+        help="download the archive from here if the files are missing")
+    add = parser.add_argument_group("heat maps").add_argument
+    add("--method", choices=("grad-cam", "grad-cam++"), default="grad-cam", help="how")
+    add("--layer", metavar="NAME",
+        help="layer whose feature map is weighted (default: the last one before pooling)")
+    add("--list-layers", action="store_true", help="name the layers of each network, and stop")
+    add("--class", dest="label", metavar="NAME|I",
+        help="class that the maps are about (default: the predicted one)")
+    add = parser.add_argument_group("results").add_argument
+    add("--output", default="gradcam.png", metavar="FILE.png",
+        help="the gallery; other results get their names from it")
+    add("--gates", type=positive_int, nargs="?", const=100, metavar="N",
+        help="also draw what the units' gates do, counted over N test images (100 if no "
+             "number is given)")
+    add("--faithfulness", type=positive_int, metavar="N",
+        help="also blur away the hottest places first, and the coldest, for N test images")
+    add = parser.add_argument_group("device").add_argument
+    add("--gpus", metavar="I", help="GPU to use, by number ('' for the CPU)")
+    add("--num-gpus", type=natural, metavar="N", help="0 for the CPU (default: a GPU, if any)")
+    network = add_cifar_network_options(parser, model=None)
+    network.description = "Only for files without such a JSON."
+    return parser
+
+
+def main(argv=None):
+    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    output = Path(options.output)
+    paths = [*options.params, *(Path(options.save_dir) / run / "best.params"
+                                for run in options.run)]
+    check(options, output, paths)
+    set_threads()
+    context = select_contexts(options.gpus, options.num_gpus)[0]
+
+    from explain import report
+    from explain.networks import class_index, load_subjects
+    from explain.tables import markdown
+
+    subjects, load_data = load_subjects(paths, options, context)
+    if options.list_layers:
+        for subject in subjects:
+            print(subject.name, *report.layer_lines(subject), sep="\n    ")
+        return 0
+    names = subjects[0].data["class_names"]
+    label = None if options.label is None else class_index(options.label, names)
+    pictures, more = get_pictures(options, subjects[0].data, load_data)
+    try:
+        report.gallery(output, subjects, pictures, options.method, options.layer, label)
+        print(f"gallery:      {output}")
+        for subject in subjects if options.gates else ():
+            part = f"-{subject.name.replace('/', '-')}" if len(subjects) > 1 else ""
+            path = output.with_name(f"{output.stem}-gates{part}.png")
+            rows = report.gates(path, path.with_suffix(".csv"), subject, pictures,
+                                more(options.gates))
+            print(f"gates:        {path}, {path.with_suffix('.csv').name}", markdown(rows),
+                  sep="\n\n", end="\n\n")
+        if options.faithfulness:
+            path = output.with_name(f"{output.stem}-faithfulness.csv")
+            rows = report.faithfulness(path, subjects, more(options.faithfulness),
+                                       options.method, options.layer, label)
+            print(f"faithfulness: {path}", markdown(rows), sep="\n\n")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return 0
+
+
+def check(options, output, paths):
+    """Refuse what cannot work, before anything is computed."""
+    if not paths:
+        raise UserError("name the networks to look into with --params or --run")
+    if options.images and options.indices:
+        raise UserError("--images and --indices both choose the images: give one of them")
+    if output.suffix.lower() != ".png":
+        raise UserError(f"--output must end in .png: {output}")
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent} for --output")
+
+
+def get_pictures(options, data, load_data):
+    """The pictures to draw, and ``more(n)``, which gives n images (n, 3, H, W) to measure."""
+    import numpy as np
+
+    from explain.images import dataset_pictures, file_pictures, image_files
+
+    if options.images:
+        pictures = file_pictures(image_files(options.images), data["image_size"],
+                                 data["class_names"])
+        return pictures, lambda n: np.stack([picture.pixels for picture in pictures[:n]])
+    dataset = load_data()
+    chosen = options.indices or range(min(options.count, len(dataset.test)))
+    return dataset_pictures(dataset, chosen), lambda n: dataset.test.images[:n]
+
+
+if __name__ == "__main__":
+    run_script(main, DataError)
