@@ -139,13 +139,17 @@ def confusions(options, runs, out):
         image = stem.with_name(stem.name + ".png")
         write_text(stem.with_name(stem.name + ".csv"), to_csv(matrix, names))
         draw_confusion(matrix, names, image)
-        pairs = ", ".join(f"{true} for {predicted} {100 * share:.1f} %" for true, predicted, share
-                          in ((t, p, s) for t, p, s in most_confused(matrix, names)))
+        pairs = ", ".join(f"{true} for {predicted} {100 * share:.1f} %"
+                          for true, predicted, share in most_confused(matrix, names))
         accuracy = matrix.trace() / matrix.sum()
+        stated = run.test.get("best", run.best["val_accuracy"])
+        # Another data set under the same name, say; a rounding difference is a few images.
+        doubt = "" if abs(accuracy - stated) < 0.001 else (
+            f" The run itself states {100 * stated:.2f} %: params or data are not what they were.")
         parts.append(picture(
             image.read_bytes(), f"confusion matrix of {run.name}",
             f"{run.name}: {run.units}; accuracy {100 * accuracy:.2f} % of "
-            f"{matrix.sum():,} images. Most confused (true taken for …): {pairs}."))
+            f"{matrix.sum():,} images. Most confused (true taken for …): {pairs}.{doubt}"))
     return '<div class="grid">' + "\n".join(parts) + "</div>"
 
 

@@ -39,6 +39,20 @@ def _tidy(axes):
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _scale(axes):
+    """A logarithmic axis where the first epochs would squeeze all others, else one from 0."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    values = np.concatenate([line.get_ydata() for line in axes.lines]).astype(float)
+    if values.min() <= 0 or values.max() < 4 * values.min():
+        axes.set_ylim(bottom=0)
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
 def _legend(figure, lines, names, columns):
     """A legend below; names are shown as they are, never read as formulas."""
     legend = figure.legend(lines, [str(i) for i in range(len(names))], frameon=False,
@@ -79,7 +93,7 @@ def draw_curves(configurations, path, val_name):
                 lines.append(line)
         axes.set(xlabel="epoch", ylabel=name)
         _tidy(axes)
-        axes.set_ylim(bottom=0)
+        _scale(axes)
     labels = [f"{label}, {len(each.runs)} seeds" if len(each.runs) > 1 else label
               for label, each in zip(_short_labels(configurations), configurations)]
     longest = max(map(len, labels))

@@ -18,7 +18,7 @@ _STYLE = """
 body { margin: 0; background: #fff; color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial,
   "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 2.2rem clamp(1rem, 3vw, 2.5rem) 4rem; }
+main { max-width: 1320px; margin: 0 auto; padding: 2.2rem clamp(1rem, 3vw, 2.5rem) 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .7rem; padding-bottom: .3rem;
   border-bottom: 2px solid var(--accent); }
@@ -27,15 +27,15 @@ p, li { max-width: 75ch; }
 .lead, .notes { color: var(--soft); overflow-wrap: anywhere; }
 .notes { font-size: .84rem; margin: .6rem 0 0; padding-left: 1.1rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; min-width: 100%;
+table { border-collapse: collapse; font-size: .8rem; line-height: 1.35; min-width: 100%;
   font-variant-numeric: tabular-nums; }
 th { background: var(--head); font-weight: 600; vertical-align: bottom; text-align: right;
-  border-bottom: 1px solid #b9c2ca; min-width: 4.2em; }
+  border-bottom: 1px solid #b9c2ca; min-width: 3.6em; }
 td { text-align: right; border-bottom: 1px solid var(--line); vertical-align: top;
   white-space: nowrap; }
-th, td { padding: .42rem .6rem; }
+th, td { padding: .42rem .5rem; }
 th.l, td.l { text-align: left; }
-td.l { white-space: normal; min-width: 7em; max-width: 22em; overflow-wrap: anywhere; }
+td.long { white-space: normal; min-width: 11em; max-width: 21em; overflow-wrap: anywhere; }
 tbody tr:hover { background: #f7fafc; }
 figure { margin: 0 0 1.2rem; }
 img { display: block; max-width: 100%; height: auto; }
@@ -74,16 +74,27 @@ def picture(content, alternative, caption=""):
 def table_section(table):
     """A `table.Table` under its title."""
     left = [name.startswith("<") for name in table.header]
-    mark = [' class="l"' if flush else "" for flush in left]
-    head = "".join(f'<th scope="col"{m}>{escape(name.lstrip("<"))}</th>'
-                   for name, m in zip(table.header, mark))
-    body = "\n".join("<tr>" + "".join(f"<td{m}>{escape(cell)}</td>"
-                                      for cell, m in zip(row, mark)) + "</tr>"
+    head = "".join(f'<th scope="col"{_class(flush, "")}>{_cell(name.lstrip("<"))}</th>'
+                   for name, flush in zip(table.header, left))
+    body = "\n".join("<tr>" + "".join(f"<td{_class(flush, cell)}>{_cell(cell)}</td>"
+                                      for cell, flush in zip(row, left)) + "</tr>"
                      for row in table.rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     return section(table.title, f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
                                 f'<tbody>\n{body}\n</tbody></table></div>'
                                 f'<ul class="notes">{notes}</ul>')
+
+
+def _class(flush, cell):
+    """Text is flush left; what is long may be broken into lines."""
+    return "" if not flush else ' class="l long"' if len(cell) > 24 else ' class="l"'
+
+
+def _cell(text):
+    """Escaped, and without breaks inside '84.93 ± 0.05', '0: 84.93' and 'accuracy %'."""
+    for plain, kept in ((": ", ":\u00a0"), (" %", "\u00a0%"), (" ± ", "\u00a0±\u00a0")):
+        text = text.replace(plain, kept)
+    return escape(text)
 
 
 def section(title, content, lead=""):
