@@ -109,6 +109,22 @@ def test_a_resumed_run_cannot_become_another(finished):
     scripts.assert_user_error(result, "--lr was 0.05")
 
 
+def test_the_same_holds_for_a_run_found_by_its_default_name(cifar_files, tmp_path):
+    first = scripts.run("train_cifar.py", *_options(cifar_files, "--num-epochs", 1), cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = scripts.run("train_cifar.py", *_options(cifar_files, "--num-epochs", 1, "--resume",
+                                                    "--lr", 0.3), cwd=tmp_path)
+    scripts.assert_user_error(again, "--lr was 0.05")
+
+
+def test_overwriting_waits_until_all_is_checked(finished, cifar_files):
+    folder, _ = finished
+    result = scripts.run("train_cifar.py", *_options(
+        cifar_files, "--name", "run", "--overwrite", "--batch-size", 4096), cwd=folder)
+    scripts.assert_user_error(result, "do not fill one batch")
+    assert (folder / "params/run/best.params").exists()
+
+
 def test_a_run_is_not_overwritten_by_accident(finished, cifar_files):
     folder, _ = finished
     before = (folder / "params/run/best.params").read_bytes()

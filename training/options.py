@@ -10,7 +10,7 @@ from .errors import UserError
 from .files import read_json
 
 __all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
-           "names", "Parser", "add_network_options", "add_cifar_network_options",
+           "names", "numbers", "Parser", "add_network_options", "add_cifar_network_options",
            "add_training_options", "add_device_options", "add_run_options"]
 
 
@@ -39,6 +39,11 @@ def natural(text):
 def seed(text):
     """An integer that every random generator here accepts as a seed."""
     return _number(text, int, lambda v: 0 <= v < 2 ** 31, "a whole number from 0 to 2147483647")
+
+
+def numbers(text):
+    """Numbers of at least 0, separated by commas: '4,1,1,2,2'."""
+    return tuple(non_negative(part) for part in text.split(","))
 
 
 def positive_float(text):
@@ -97,20 +102,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UserError(f"{message} (see --help)")
-
-    def explicit(self, argv):
-        """Names of the options that a command line itself sets."""
-        saved = {action.dest: action.default for action in self._actions}
-        stored = dict(self._defaults)
-        try:
-            for action in self._actions:
-                action.default = argparse.SUPPRESS
-            self._defaults.clear()
-            return set(vars(self.parse_args(argv)))
-        finally:
-            for action in self._actions:
-                action.default = saved[action.dest]
-            self._defaults.update(stored)
 
     def load_config(self, path):
         """Take the defaults of options from a JSON file: a run's config.json is such a file.
@@ -269,8 +260,8 @@ def add_device_options(parser):
     return group
 
 
-def add_run_options(parser, save_period):
-    """Folders, saving and resuming."""
+def add_run_options(parser, save_period=None):
+    """Folders, saving and resuming; without `save_period`, nothing about params files."""
     group = parser.add_argument_group("run")
     add = group.add_argument
     add("--config", metavar="FILE.json",
@@ -281,17 +272,19 @@ def add_run_options(parser, save_period):
     add("--logging-file", default="train.log", metavar="FILE",
         help="name of the log in the run's folder")
     add("--save-plot-dir", metavar="DIR", help="where curves.png goes (default: beside the log)")
-    add("--save-period", type=natural, default=save_period, metavar="N",
-        help="keep the params of every N-th epoch (0: only last and best)")
-    add("--keep", type=natural, default=0, metavar="N",
-        help="how many of those to keep (0: all)")
+    if save_period is not None:
+        add("--save-period", type=natural, default=save_period, metavar="N",
+            help="keep the params of every N-th epoch (0: only last and best)")
+        add("--keep", type=natural, default=0, metavar="N",
+            help="how many of those to keep (0: all)")
     add("--checkpoint-every", type=natural, default=0, metavar="STEPS",
         help="also save within an epoch, every so many steps (0: at its end only)")
     add("--resume", nargs="?", const="auto", metavar="auto|PATH",
         help="go on where the run was left: auto finds it by its name and starts it if there "
              "is none; PATH is a run's folder")
-    add("--resume-from", "--resume-params", metavar="FILE.params",
-        help="start a new run from these weights")
+    if save_period is not None:
+        add("--resume-from", "--resume-params", metavar="FILE.params",
+            help="start a new run from these weights")
     add("--overwrite", action="store_true", help="delete an earlier run of the same name first")
     add("--log-interval", type=positive_int, default=20, metavar="STEPS",
         help="steps between updates of the progress bar")

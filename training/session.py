@@ -11,6 +11,7 @@ import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
+from . import interruption
 from .device import select_contexts
 from .errors import UserError
 from .files import read_json, write_json
@@ -21,7 +22,8 @@ from .progress import format_seconds
 from .run import Run
 from .schedule import Plateau, Schedule, proportional_milestones
 
-__all__ = ["train", "Recipe"]
+__all__ = ["train", "Recipe", "resolve_options", "as_user_error", "open_run", "write_config",
+           "describe_dataset", "make_schedule", "make_trainer", "make_objective"]
 
 # Options that say how to run, not what to compute: a resumed run may change them.
 _FREE = {"config", "name", "resume", "overwrite", "gpus", "num_gpus", "num_data_workers",
@@ -71,16 +73,19 @@ def train(parser, argv, recipe):
     options = resolve_options(parser, argv)
     contexts = select_contexts(options.gpus, options.num_gpus)
     _check_precision(options, contexts)
-    description = _as_user_error(recipe.describe, options)
+    description = as_user_error(recipe.describe, options)
     options.name = options.name or default_name(options, description)
     run = open_run(options)
 
-    dataset, train_batches, val_batches, test_batches = _as_user_error(
+    dataset, train_batches, val_batches, test_batches = as_user_error(
         recipe.make_batches, options, options.batch_size * len(contexts))
-    description.update(dataset=_describe_dataset(dataset))
+    description.update(dataset=describe_dataset(dataset))
     net, predictor = _make_networks(options, recipe, description, dataset, contexts)
     schedule = make_schedule(options, recipe, len(train_batches))
 
+    if options.overwrite:
+        # Only now: nothing that the user can get wrong is left to check.
+        run.remove()
     run.create()
     log = open_log(run.log_file)
     try:
@@ -92,26 +97,24 @@ def train(parser, argv, recipe):
                   Plateau(options.lr_patience, options.lr_decay)
                   if options.lr_mode == "plateau" else None)
         if not (options.resume and fit.resume()):
-            write_json(run.config, {key: value for key, value in vars(options).items()
-                                    if key not in _PASSING})
+            write_config(run, options)
         start = time.monotonic()
-        result = fit()
+        with interruption.deferred(log.info):
+            result = fit()
         _report(log, run, fit, result, dataset, test_batches, time.monotonic() - start)
+    except interruption.Interrupted as stop:
+        log.info(f"stopped by {stop}; go on with: python {parser.prog} --resume {run.logs}")
+        return stop.code
     finally:
         close_log(log)
+        run.unlock()
     return 0
 
 
 # ---- options ----------------------------------------------------------------------------------
 
 def resolve_options(parser, argv):
-    """Options of the command line over those of --config, or of the run that is resumed.
-
-    Raises
-    ------
-    UserError
-        If the command line changes what a resumed run computes.
-    """
+    """Options of the command line over those of --config, or of the run that is resumed."""
     options = parser.parse_args(argv)
     if options.config:
         parser.load_config(options.config)
@@ -121,14 +124,6 @@ def resolve_options(parser, argv):
         return options
     parser.load_config(stored)
     merged = parser.parse_args(argv)
-    was = read_json(stored)
-    changed = [name for name in sorted(parser.explicit(argv) - _FREE)
-               if _plain(getattr(merged, name)) != was.get(name)]
-    if changed:
-        flag = changed[0].replace("_", "-")
-        raise UserError(f"a resumed run goes on as it began: --{flag} was "
-                        f"{was.get(changed[0])}; drop the option, or start a new run with "
-                        "another --name")
     merged.name = options.name or stored.parent.name
     return merged
 
@@ -154,7 +149,7 @@ def _stored_config(options):
                     f"{' or '.join(map(str, candidates))})")
 
 
-def _as_user_error(function, *arguments):
+def as_user_error(function, *arguments):
     """Call a function whose ValueErrors are about what the user asked for."""
     try:
         return function(*arguments)
@@ -176,6 +171,7 @@ def default_name(options, description):
     parts = [options.dataset, description["model"]]
     parts += [f"b{model['blocks']}"] if "blocks" in model else []
     parts += [str(model[slot]) for slot in ("activation", "attention") if model.get(slot)]
+    parts += [f"SS{model['structure']['kind']}"] if "structure" in model else []
     return "-".join([*parts, f"seed{options.seed}"])
 
 
@@ -185,21 +181,38 @@ def open_run(options):
     Raises
     ------
     UserError
-        If a run of that name is there and neither --resume nor --overwrite was given.
+        If a run of that name is there and neither --resume nor --overwrite was given, or it
+        is to be resumed with other options.
     """
     run = Run(options.name, options.save_dir, options.log_dir, options.logging_file,
               options.save_plot_dir)
-    if options.overwrite:
-        run.remove()
-    elif run.exists() and not options.resume:
+    if run.exists() and not (options.resume or options.overwrite):
         raise UserError(f"a run named {run.name} is there already ({run.logs}): go on with "
                         "--resume, replace it with --overwrite, or choose another --name")
+    if options.resume and run.config.is_file():
+        _check_goes_on(options, read_json(run.config))
     return run
+
+
+def _check_goes_on(options, stored):
+    """Raise UserError unless the options compute what the stored ones do."""
+    for name in sorted(stored.keys() - _FREE):
+        if _plain(getattr(options, name, None)) != stored[name]:
+            raise UserError(f"a resumed run goes on as it began: --{name.replace('_', '-')} was "
+                            f"{stored[name]}; drop the option, or start a new run with another "
+                            "--name")
+
+
+def write_config(run, options):
+    """Write the options into config.json, for --config and --resume."""
+    write_json(run.config, {key: value for key, value in vars(options).items()
+                            if key not in _PASSING})
 
 
 # ---- the parts of a run -----------------------------------------------------------------------
 
-def _describe_dataset(dataset):
+def describe_dataset(dataset):
+    """What a description says of the data set."""
     return {"name": dataset.name, "classes": dataset.classes, "class_names": dataset.class_names,
             "mean": list(dataset.mean), "std": list(dataset.std),
             "image_size": dataset.image_size}
@@ -210,10 +223,10 @@ def _make_networks(options, recipe, description, dataset, contexts):
     # MXNet draws the initial weights from NumPy's and its own global generators.
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
-    net, predictor = (_as_user_error(recipe.build, description, dataset.classes)
+    net, predictor = (as_user_error(recipe.build, description, dataset.classes)
                       for _ in range(2))
     if options.resume_from:
-        _as_user_error(recipe.load_weights, net, options.resume_from, contexts)
+        as_user_error(recipe.load_weights, net, options.resume_from, contexts)
     else:
         net.initialize(mx.init.MSRAPrelu(), ctx=contexts)
     predictor.initialize(ctx=contexts)

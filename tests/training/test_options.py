@@ -50,12 +50,6 @@ def test_a_missing_config(tmp_path):
         _parser().load_config(tmp_path / "none.json")
 
 
-def test_explicit_names_what_the_command_line_sets():
-    parser = _parser()
-    assert parser.explicit(["--lr", "0.2", "--no-wd"]) == {"lr", "no_wd"}
-    assert parser.parse_args([]).lr == 0.2
-
-
 @pytest.mark.parametrize("argv, message", [
     (["--lr", "0"], "--lr: must be a number above 0, not '0'"),
     (["--lr", "nan"], "must be a number above 0"),
