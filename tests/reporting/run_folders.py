@@ -41,7 +41,7 @@ def write_run(root, name, seed=0, accuracy=0.8, epochs=4, activation="relu", blo
         folder.mkdir(parents=True)
         _write(folder / "last.json", {
             "model": "resnet_v2_cifar",
-            "options": {"blocks": blocks, "activation": activation},
+            "options": {"blocks": blocks, "activation": activation, "replace_act": "relu"},
             "dataset": {"name": "cifar10", "classes": 10, "class_names": CLASSES,
                         "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 32},
             "epoch": epochs - 1, "figures": history.rows[-1]})

@@ -1,0 +1,28 @@
+import mxnet as mx
+import numpy as np
+
+from data import ImageSet
+from data.batches import Batches
+from reporting.confusion import confusion_matrix, most_confused, to_csv
+from training.fit import Normalize
+
+
+class _Brightness(mx.gluon.nn.HybridBlock):
+    """Class 0 for dark images, 1 for grey ones, 2 for bright ones."""
+
+    def hybrid_forward(self, F, x):
+        value = x.mean(axis=(1, 2, 3))
+        return F.stack(0.3 - value, 0 * value, value - 0.7, axis=1)
+
+
+def test_every_image_counts_once_under_its_class():
+    values = np.array([0, 0, 128, 255, 255, 255, 128], np.uint8)
+    labels = np.array([0, 1, 1, 2, 2, 0, 1], np.int64)
+    images = np.broadcast_to(values[:, None, None, None], (7, 3, 32, 32)).copy()
+    batches = Batches(ImageSet(images, labels), 4, train=False)
+    matrix = confusion_matrix(_Brightness(), batches, Normalize([0] * 3, [1] * 3), mx.cpu(), 3)
+    assert matrix.tolist() == [[1, 0, 1], [1, 2, 0], [0, 0, 2]]
+    assert most_confused(matrix, ["dark", "grey", "bright"]) == [
+        ("dark", "bright", 0.5), ("grey", "dark", 1 / 3)]
+    assert to_csv(matrix, ["dark", "grey", "a,b"]).splitlines()[1:] == [
+        "dark,1,0,1", "grey,1,2,0", '"a,b",0,0,2']

@@ -1,0 +1,119 @@
+"""compare.py, run as a user runs it."""
+import re
+
+import pytest
+
+import compare
+from tests import scripts
+from tests.reporting.run_folders import write_run
+from training.errors import UserError
+
+_TINY = ("--blocks", 1, "--batch-size", 64, "--lr", 0.05, "--num-epochs", 1, "-j", 0)
+
+
+@pytest.fixture(scope="module")
+def cifar_files(tmp_path_factory):
+    """A small data set in the official binary format: drawn shapes, 128 + 64 images."""
+    from data.shapes import draw_split, write_cifar_files
+
+    folder = tmp_path_factory.mktemp("cifar-files")
+    write_cifar_files(folder, draw_split("train", 128), draw_split("test", 64))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_runs(tmp_path_factory, cifar_files):
+    """A folder with two small trained networks."""
+    folder = tmp_path_factory.mktemp("real")
+    for unit in ("relu", "ChaATAC"):
+        trained = scripts.run("train_cifar.py", *_TINY, "--act-type", unit, "--name", unit,
+                              "--data-dir", cifar_files, cwd=folder)
+        assert trained.returncode == 0, trained.stderr
+    return folder
+
+
+def test_real_runs_with_all_that_there_is(real_runs):
+    (real_runs / "logs/README.md").write_text("what is here")
+    arguments = ("--runs", "logs/relu", "logs/ChaATAC", "logs/README.md", "--baseline", "relu",
+                 "--confusion", "--gallery", "logs/relu/curves.png", "--out", "reports/r")
+    done = scripts.run("compare.py", *arguments, cwd=real_runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "skipped: logs/README.md is no folder"
+    out = real_runs / "reports/r"
+    assert {path.name for path in out.iterdir()} == {
+        "table.md", "runs.csv", "configurations.csv", "differences.csv", "curves.png",
+        "index.html", "confusion-00-relu.png", "confusion-00-relu.csv",
+        "confusion-01-ChaATAC.png", "confusion-01-ChaATAC.csv"}
+    assert "77,850" in done.stdout and "89,578" in done.stdout
+    assert (out / "table.md").read_text() in done.stdout
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    # best.params give exactly the accuracy that the run states.
+    assert len(re.findall(r"accuracy [\d.]+ % of 64 images", page)) == 2
+    assert "The run itself states" not in page
+
+
+def test_a_second_call_gives_the_same_bytes(real_runs, monkeypatch):
+    arguments = ["--runs", "logs/relu", "logs/ChaATAC", "--out"]
+    monkeypatch.chdir(real_runs)
+    compare.main([*arguments, "one"])
+    # Another process: other hash seeds, nothing remembered.
+    done = scripts.run("compare.py", *arguments, "two", cwd=real_runs)
+    assert done.returncode == 0, done.stderr
+    made = [{path.name: path.read_bytes() for path in (real_runs / out).iterdir()}
+            for out in ("one", "two")]
+    assert made[0] == made[1] and "table.md" in made[0]
+
+
+def test_params_are_not_needed_for_the_table(real_runs, tmp_path):
+    for name in ("relu", "ChaATAC"):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+        for file in ("config.json", "result.json", "metrics.csv"):
+            text = (real_runs / "logs" / name / file).read_text()
+            (tmp_path / "logs" / name / file).write_text(text)
+    for folder in (real_runs, tmp_path):
+        runs = [str(folder / "logs" / name) for name in ("relu", "ChaATAC")]
+        compare.main(["--runs", *runs, "--out", str(tmp_path / f"of-{folder.name}")])
+    tables = [(tmp_path / f"of-{folder.name}/table.md").read_bytes()
+              for folder in (real_runs, tmp_path)]
+    assert tables[0] == tables[1]
+
+
+def test_hostile_names(tmp_path, capsys):
+    folder = write_run(tmp_path, "x<img src=x onerror=alert(1)>|\x1b[31m")
+    compare.main(["--runs", str(folder), "--out", str(tmp_path / "out"), "--title", "<script>",
+                  "--group", "<b>$\\x=x*"])
+    page = (tmp_path / "out/index.html").read_text()
+    assert "<img src=x" not in page and "<script" not in page and "<b>" not in page
+    assert "&lt;b&gt;" in page
+    assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], "--runs"),
+    (["--runs", "nothing"], "no finished run"),
+    (["--runs", "logs/a", "--baseline", "nobody"], "units are relu"),
+    (["--runs", "logs/a", "--group", "nobody"], "NAME=PATTERN"),
+    (["--runs", "logs/a", "--gallery", "logs/a/config.json"], "is no PNG"),
+    (["--runs", "logs/a", "--out", "logs/a/config.json"], "cannot write to --out"),
+    (["--runs", "logs/a", "--unknown"], "unrecognized"),
+])
+def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    write_run(tmp_path, "a")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=words):
+        compare.main(arguments)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_errors_reach_the_user(tmp_path):
+    done = scripts.run("compare.py", "--runs", "nothing", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("error: no finished run")
+
+
+def test_confusion_without_params_is_skipped(tmp_path, capsys):
+    folder = write_run(tmp_path, "a")
+    compare.main(["--runs", str(folder), "--out", str(tmp_path / "out"), "--confusion"])
+    assert "skipped: no confusion matrix of a" in capsys.readouterr().err
+    assert (tmp_path / "out/index.html").exists()
