@@ -59,9 +59,9 @@ def blur(image, share=1 / 8):
 
 def enlarge(heat, height, width):
     """A map (h, w), enlarged smoothly to (height, width); its range does not grow."""
-    smooth = Image.fromarray(np.asarray(heat, np.float32)).resize(
-        (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(smooth)
+    heat = np.asarray(heat, np.float32)
+    smooth = Image.fromarray(heat).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(smooth).clip(heat.min(), heat.max())
 
 
 def pixel_order(heat, random):

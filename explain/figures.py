@@ -80,7 +80,7 @@ def overlay(image, heat):
     largest = heat.max()
     heat = enlarge(heat / largest if largest > 0 else heat, *image.shape[:2]).clip(0, 1)
     colour = matplotlib.colormaps[HEAT](heat)[..., :3]
-    cover = (0.35 + 0.35 * heat)[..., None]
+    cover = (0.25 + 0.45 * heat)[..., None]
     return (1 - cover) * grey[..., None] + cover * colour
 
 
@@ -113,14 +113,15 @@ def draw_gallery(path, pictures, columns, title):
     rows = -(-len(pictures) // side_by_side)
     step = _CELL + _GAP
     block = group * step + 2 * _GAP
-    top = _MARGIN + 0.35 + _HEADER
+    # One network is named by the title; several are named above their columns.
+    top = _MARGIN + 0.3 + (_HEADER if len(columns) > 1 else 0)
     sheet = _Sheet(max(side_by_side * block - 3 * _GAP + 2 * _MARGIN, 3.6),
                    top + rows * (_CELL + _CAPTION) + _LEGEND, dpi=100)
     sheet.text(_MARGIN, _MARGIN, title, va="top", fontsize=11, fontweight="bold")
     for index, picture in enumerate(pictures):
         row, place = divmod(index, side_by_side)
         left, y = _MARGIN + place * block, top + _CAPTION + row * (_CELL + _CAPTION)
-        if row == 0:
+        if row == 0 and len(columns) > 1:
             _draw_headers(sheet, left, top, step, columns)
         image = _smooth(picture.shown)
         axes = sheet.axes(left, y, _CELL, _CELL)
@@ -187,11 +188,11 @@ def draw_gates(path, pictures, layers, title):
     title : str
     """
     step, first = _MAP + _SPACE, _MARGIN + 0.35
-    maps_top = first + 0.58
+    maps_top = first + 0.5
     plots_top = maps_top + len(pictures) * step + 0.22
     bars_top = plots_top + _PLOT + 0.42
     left = _MARGIN + _LABELS
-    sheet = _Sheet(left + (1 + len(layers)) * step + _MARGIN, bars_top + _BAR + 0.62, dpi=100)
+    sheet = _Sheet(left + (1 + len(layers)) * step + _MARGIN, bars_top + _BAR + 0.4, dpi=100)
     sheet.text(_MARGIN, _MARGIN, title, va="top", fontsize=11, fontweight="bold")
     for row, picture in enumerate(pictures):
         axes = sheet.axes(left, maps_top + row * step, _MAP, _MAP)
@@ -227,7 +228,7 @@ def _draw_gate_maps(sheet, left, top, layer, count):
 def _draw_distribution(sheet, left, top, layer):
     axes = sheet.axes(left, top, _MAP, _PLOT)
     centres = (np.arange(BINS) + 0.5) / BINS
-    axes.bar(centres, layer.histogram / layer.histogram.max(), 1 / BINS, color="#0072b2")
+    axes.bar(centres, layer.histogram / max(layer.histogram.max(), 1e-9), 1 / BINS, color="#0072b2")
     for place, share in ((0, 1 - layer.relu_on), (1, layer.relu_on)):
         axes.plot([place, place], [0, share], color="#d55e00", linewidth=2, clip_on=False)
         axes.plot(place, share, "o", color="#d55e00", markersize=3.5, clip_on=False)

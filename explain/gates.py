@@ -118,6 +118,8 @@ def read_gates(net, x, batch_size=64):
     with imperative(net), hooked((block, note(name)) for name, block in units):
         for start in range(0, len(x), batch_size):
             net(x[start:start + batch_size])
+    if not measured:
+        raise ValueError("no unit of this network runs by itself, so that its gate can be seen")
     blocks = dict(units)
     return [sums.finish(name, blocks[name]) for name, sums in measured.items()]
 

@@ -73,7 +73,10 @@ def load_subjects(paths, options, context):
 
     @cache
     def load_data():
-        return get_dataset(name, options.data_dir, options.data_url)
+        try:
+            return get_dataset(name, options.data_dir, options.data_url)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
     subjects = []
     for path, label, description in zip(paths, _names(paths), descriptions):
@@ -96,10 +99,17 @@ def _check_same(subjects, name, data):
 
 def _names(paths):
     """A short name for each parameter file: its run's, where that tells them apart."""
-    names = [path.parent.name if path.stem == "best" and path.parent.name else path.stem
-             for path in map(Path, paths)]
+    names = [_name(Path(path)) for path in paths]
     return [name if names.count(name) == 1 else str(Path(path).with_suffix(""))
             for name, path in zip(names, paths)]
+
+
+def _name(path):
+    run = path.resolve().parent.name
+    if path.stem == "best":
+        return run
+    in_run = path.stem == "last" or path.stem.startswith("epoch-")
+    return f"{run} ({path.stem})" if in_run else path.stem
 
 
 def class_index(text, class_names):

@@ -47,9 +47,10 @@ def gallery(path, subjects, pictures, method, layer=None, label=None):
         cam = grad_cam(subject.net, subject.to_input(images), label, layer, method)
         columns.append(Column(subject.name, cam.maps,
                               _captions(cam, pictures, subject.data["class_names"])))
+    title = _TITLES[method] + (f" of {subjects[0].name}" if len(subjects) == 1 else "")
     about = "the predicted class" if label is None else (
         f"the class {subjects[0].data['class_names'][label]}")
-    draw_gallery(path, pictures, columns, f"{_TITLES[method]}: what speaks for {about}")
+    draw_gallery(path, pictures, columns, f"{title}: what speaks for {about}")
 
 
 def _captions(cam, pictures, class_names):

@@ -1,0 +1,220 @@
+"""gradcam.py, run as a user runs it, and the pictures that it draws."""
+import csv
+import json
+from functools import cache
+
+import mxnet as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+import gradcam
+from data import get_dataset
+from data.shapes import CLASS_NAMES as CLASSES
+from explain import report
+from explain.faithfulness import enlarge
+from explain.figures import Caption, Column, draw_gallery, overlay
+from explain.images import Picture, dataset_pictures, file_pictures, image_files
+from explain.networks import Subject, class_index
+from model import get_model
+from tests import scripts
+from training.errors import UserError
+from training.fit import Normalize
+
+DATA = {"name": "shapes", "classes": 10, "class_names": CLASSES, "mean": [0.5] * 3,
+        "std": [0.25] * 3, "image_size": 32}
+
+
+def network(activation, seed):
+    mx.random.seed(seed)
+    np.random.seed(seed)
+    net = get_model("resnet_v2_cifar", blocks=1, classes=10, activation=activation)
+    net.initialize(mx.init.MSRAPrelu())
+    return net
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two runs with untrained networks, one file without a description, and images."""
+    folder = tmp_path_factory.mktemp("gradcam")
+    for seed, activation in enumerate(("ChaATAC", "relu")):
+        run = folder / "params" / activation
+        run.mkdir(parents=True)
+        network(activation, seed).save_parameters(str(run / "best.params"))
+        (run / "best.json").write_text(json.dumps({
+            "model": "resnet_v2_cifar", "options": {"blocks": 1, "activation": activation},
+            "dataset": DATA}))
+    other = folder / "params" / "other"
+    other.mkdir()
+    (other / "best.params").write_bytes((folder / "params/relu/best.params").read_bytes())
+    described = {"model": "resnet_v2_cifar", "options": {"blocks": 1, "activation": "relu"},
+                 "dataset": {**DATA, "name": "letters", "class_names": list("abcdefghij")}}
+    (other / "best.json").write_text(json.dumps(described))
+    (folder / "bare.params").write_bytes((folder / "params/relu/best.params").read_bytes())
+    images = folder / "images" / "star"
+    images.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(images / "one.png")
+    Image.fromarray(pixels).convert("L").save(folder / "images" / "two.jpg")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    """Runs the script within this process; returns what it printed."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("data.get_dataset", drawn_once)
+
+    def run(*arguments):
+        assert gradcam.main([*map(str, arguments), "--num-gpus", "0"]) == 0
+        return capsys.readouterr().out
+    return run
+
+
+@cache
+def drawn_once(*arguments):
+    return get_dataset(*arguments)
+
+
+def size(path):
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG"
+        return image.size
+
+
+def test_everything_at_once(folder, run):
+    said = run("--run", "ChaATAC", "relu", "--count", 2, "--gates", 3, "--faithfulness", 2,
+               "--method", "grad-cam++", "--output", "all.png")
+    width, height = size(folder / "all.png")
+    assert width > 800 and height > 200
+    for name in ("ChaATAC", "relu"):
+        assert min(size(folder / f"all-gates-{name}.png")) > 500
+        with open(folder / f"all-gates-{name}.csv", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert [row["unit"] for row in rows] == [name] * 7
+    with open(folder / "all-faithfulness.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["network"] for row in rows] == ["ChaATAC", "relu"]
+    assert all(0 <= float(row["deletion"]) <= 1 and row["images"] == "2" for row in rows)
+    for word in ("gallery:      all.png", "| network", "| features.6 ", "random deletion"):
+        assert word in said
+    assert not list(folder.glob(".*"))
+
+
+def test_files_and_a_file_without_a_description(folder, run):
+    run("--params", "bare.params", "--model", "atac", "--act-type", "relu", "--blocks", 1,
+        "--dataset", "shapes", "--images", "images", "--class", "Star",
+        "--layer", "features.3", "--output", "files.png")
+    assert min(size(folder / "files.png")) > 200
+
+
+def test_layers_are_listed(folder):
+    result = scripts.run("gradcam.py", "--run", "ChaATAC", "--list-layers", "--num-gpus", 0,
+                         cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "features.4.0.act1" in result.stdout
+    default, = (line for line in result.stdout.splitlines() if "(default)" in line)
+    assert default.split()[:2] == ["features.6", "ChaATAC"] and "64 x 8 x 8" in default
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], ["--params or --run"]),
+    (["--run", "none"], ["there is no file params/none/best.params"]),
+    (["--params", "bare.params"], ["no description beside it", "--model"]),
+    (["--params", "bare.params", "--model", "atac", "--blocks", "1", "--dataset", "shape"],
+     ["unknown data set 'shape'", "shapes"]),
+    (["--params", "bare.params", "--model", "atac", "--blocks", "2", "--dataset", "shapes"],
+     ["written by another network"]),
+    (["--run", "relu", "other"], ["different classes (shapes and letters)"]),
+    (["--run", "relu", "--layer", "features.9"],
+     ["no layer 'features.9'", "Closest: features.", "--list-layers"]),
+    (["--run", "relu", "--class", "stra"], ["unknown class 'stra'", "Did you mean 'star'?"]),
+    (["--run", "relu", "--class", "10"], ["unknown class '10'", "0 to 9"]),
+    (["--run", "relu", "--indices", "3,2000"], ["no test image 2000", "2,000"]),
+    (["--run", "relu", "--indices", "3,x"], ["--indices", "not 'x'"]),
+    (["--run", "relu", "--images", "broken.png"], ["broken.png cannot be read as an image"]),
+    (["--run", "relu", "--images", "params/relu/best.json"], ["cannot be read as an image"]),
+    (["--run", "relu", "--images", "nothing.png"], ["there is no image nothing.png"]),
+    (["--run", "relu", "--images", "empty"], ["empty holds no image files"]),
+    (["--run", "relu", "--images", "images", "--indices", "1"], ["give one of them"]),
+    (["--run", "relu", "--output", "out.jpg"], ["must end in .png"]),
+    (["--run", "relu", "--output", "away/out.png"], ["there is no folder away"]),
+], ids=lambda value: " ".join(value)[:40])
+def test_bad_input(arguments, words, run):
+    with pytest.raises(UserError) as error:
+        run(*arguments)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_bad_input_ends_in_one_line(folder):
+    result = scripts.run("gradcam.py", "--run", "relu", "--layer", "features.9",
+                         "--images", "images", "--num-gpus", 0, cwd=folder)
+    scripts.assert_user_error(result, "no layer 'features.9'", "--list-layers")
+
+
+# ---- parts ------------------------------------------------------------------------------------
+
+def test_the_gallery_s_size_follows_its_contents(tmp_path):
+    pixels = np.zeros((3, 32, 32), np.uint8)
+    picture = Picture(pixels, pixels.transpose(1, 2, 0), "an image", None)
+    sizes = {}
+    for networks in (1, 2, 4):
+        for images in (1, 6):
+            columns = [Column("a long name of a run, of two lines at least", np.zeros(
+                (images, 8, 8), np.float32), [Caption("disc 50 %", None)] * images)] * networks
+            path = tmp_path / f"{networks}-{images}.png"
+            draw_gallery(path, [picture] * images, columns, "title")
+            sizes[networks, images] = size(path)
+    assert sizes[1, 6][0] > sizes[1, 1][0]              # several images side by side
+    assert sizes[4, 6][1] > 3 * sizes[4, 1][1]          # or one below the other
+    assert sizes[4, 1][0] > sizes[2, 1][0]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_captions_tell_right_from_wrong():
+    net = network("relu", 0)
+    subject = Subject("a", net, mx.cpu(), Normalize([0.5] * 3, [0.25] * 3), DATA)
+    image = drawn_once("shapes", None, None).test.images[0]
+    x = subject.to_input(image[None])
+    label = int(net(x).asnumpy().argmax())
+    cam = report.grad_cam(net, x)
+    for name, right in ((CLASSES[label], True), (CLASSES[label - 1], False), (None, None)):
+        caption, = report._captions(cam, [Picture(image, image, "", name)], CLASSES)
+        assert caption.right is right and caption.text.startswith(CLASSES[label])
+
+
+def test_overlay_is_grey_where_cold_and_coloured_where_hot():
+    image = np.full((16, 16, 3), 128, np.uint8)
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 5
+    drawn = overlay(image, heat)
+    assert drawn.shape == (16, 16, 3) and drawn.min() >= 0 and drawn.max() <= 1
+    assert np.ptp(drawn[-1, -1]) < 0.02 < np.ptp(drawn[0, 0])
+    assert (overlay(image, heat * 0) <= overlay(image, heat * 0).max()).all()
+    assert enlarge(heat, 16, 16).argmax() == 0
+
+
+def test_pictures_of_a_data_set():
+    dataset = drawn_once("shapes", None, None)
+    first, second = dataset_pictures(dataset, [7, 0])
+    np.testing.assert_array_equal(first.pixels, dataset.test.images[7])
+    np.testing.assert_array_equal(first.shown, dataset.test.images[7].transpose(1, 2, 0))
+    assert second.label == dataset.class_names[dataset.test.labels[0]]
+
+
+def test_pictures_of_files(folder):
+    one, two = file_pictures(image_files([folder / "images"]), 32, CLASSES)
+    assert (one.label, two.label) == ("star", None)
+    assert one.pixels.shape == (3, 32, 32) and one.shown.shape == (50, 50, 3)
+    assert one.pixels.dtype == np.uint8 and one.pixels.flags.c_contiguous
+    assert (two.pixels[0] == two.pixels[1]).all()       # a grey file
+    with pytest.raises(UserError, match="no image"):
+        image_files([folder / "none"])
+
+
+def test_classes_by_name_and_number():
+    assert class_index("STAR", CLASSES) == class_index("5", CLASSES) == 5
+    assert class_index("2", ["0", "2", "1"]) == 1       # a name comes first
