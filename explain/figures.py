@@ -55,7 +55,7 @@ class _Sheet:
 
     def save(self, path):
         with replacing(path) as temporary:
-            self.figure.savefig(temporary, format="png")
+            self.figure.savefig(temporary, format="png", pil_kwargs={"optimize": True})
 
 
 def _smooth(image):
@@ -127,8 +127,8 @@ def draw_gallery(path, pictures, columns, title):
         axes = sheet.axes(left, y, _CELL, _CELL)
         axes.imshow(image, interpolation="antialiased")
         _bare(axes)
-        sheet.text(left, y - 0.06, _short(picture.label or picture.title, 22), va="bottom",
-                   fontsize=9, color=UNKNOWN)
+        about = " · ".join(filter(None, (picture.label, picture.title)))
+        sheet.text(left, y - 0.06, _short(about, 24), va="bottom", fontsize=9, color=UNKNOWN)
         for k, column in enumerate(columns, 1):
             _draw_overlay(sheet, left + k * step, y, image, column.maps[index],
                           column.captions[index])

@@ -46,7 +46,7 @@ def dataset_pictures(dataset, indices):
         raise UserError(f"there is no test image {wrong[0]}: {dataset.title} has "
                         f"{len(dataset.test):,}, numbered from 0")
     return [Picture(dataset.test.images[index], dataset.test.images[index].transpose(1, 2, 0),
-                    f"test image {index}", dataset.class_names[dataset.test.labels[index]])
+                    f"image {index}", dataset.class_names[dataset.test.labels[index]])
             for index in indices]
 
 
