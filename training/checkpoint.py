@@ -4,11 +4,14 @@ A checkpoint is a folder ``step-<number>`` with three files:
 
     net.params        the network's parameters, in MXNet's own format
     optimizer.params  the optimizer's arrays, in the same format: nothing is pickled
-    state.json        everything else, and the SHA-256 of both
+    state.json        everything else, and the SHA-256 of both and of itself
 
 It is written under a temporary name, flushed, and renamed as a whole.
 """
+import contextlib
 import copy
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,16 +22,33 @@ import mxnet as mx
 
 from params_format import ParamsError, check_params
 
-from .files import read_json, sha256, sync_folder, write_json
+from .errors import UserError
+from .files import read_json, sha256, sync_folder, temporary_path, write_json
 
-__all__ = ["CheckpointError", "save_checkpoint", "load_checkpoint", "list_checkpoints"]
+__all__ = ["CheckpointError", "SaveError", "save_checkpoint", "load_checkpoint", "list_checkpoints"]
 
 _NAME = re.compile(r"step-(\d{9})")
 _ARRAY_FILES = ("net.params", "optimizer.params")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     """A checkpoint is damaged or belongs to another run."""
+
+
+class SaveError(Exception):
+    """Something could not be saved, for want of space perhaps; one line, the reason alone."""
+
+
+@contextlib.contextmanager
+def save_errors():
+    """Turn whatever a failing disk makes of a save into a `SaveError`."""
+    try:
+        yield
+    except OSError as error:
+        raise SaveError(error.strerror or str(error)) from error
+    except (mx.MXNetError, ParamsError) as error:
+        # MXNet does not say why, or does not even notice that not all was written.
+        raise SaveError("the file could not be written to its end; is the disk full?") from error
 
 
 def list_checkpoints(folder):
@@ -98,56 +118,80 @@ def save_checkpoint(folder, step, net, trainer, state, keep=2):
     -------
     pathlib.Path
         The checkpoint.
+
+    Raises
+    ------
+    SaveError
+        If it could not be written; the earlier ones are untouched.
     """
     # A pending backward pass still writes running statistics, unknown to MXNet's engine.
     mx.nd.waitall()
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step:09d}"
-    temporary = folder / f".{final.name}.{os.getpid()}.tmp"
+    temporary = temporary_path(final)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     arrays, counts = {}, {}
     for part in _trainers(trainer):
         arrays.update(_optimizer_arrays(net, part))
         counts.update(_update_counts(net, part))
+    content = {**state, "update_counts": counts,
+               "num_updates": [part._optimizer.num_update for part in _trainers(trainer)]}
     try:
-        net.save_parameters(str(temporary / "net.params"))
-        mx.nd.save(str(temporary / "optimizer.params"), arrays)
-        _flush_files(temporary)
-        write_json(temporary / "state.json", {
-            **state, "update_counts": counts,
-            "num_updates": [part._optimizer.num_update for part in _trainers(trainer)],
-            "sha256": {name: sha256(temporary / name) for name in _ARRAY_FILES}})
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        sync_folder(folder)
+        with save_errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            net.save_parameters(str(temporary / "net.params"))
+            mx.nd.save(str(temporary / "optimizer.params"), arrays)
+            _flush_files(temporary)
+            content["sha256"] = {name: sha256(temporary / name) for name in _ARRAY_FILES}
+            write_json(temporary / "state.json", {**content, "state_sha256": _digest(content)})
+            sync_folder(temporary)
+            _remove(final)
+            os.replace(temporary, final)
+            sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
+
+
+def _remove(path):
+    """Remove a checkpoint; killed meanwhile, this leaves no damaged one."""
+    hidden = path.with_name(f".{path.name}.old.{os.getpid()}.tmp")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(path, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _digest(content):
+    """SHA-256 of what state.json says."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _flush_files(folder):
     for name in _ARRAY_FILES:
         with open(folder / name, "rb+") as stream:
             os.fsync(stream.fileno())
+        # MXNet does not look whether its last bytes reached the disk.
+        check_params(folder / name)
 
 
 def _verified_state(path):
     """The state of a checkpoint whose files are what they were when written."""
     try:
         state = read_json(path / "state.json")
-        expected = state["sha256"]
-        for name in _ARRAY_FILES:
-            if sha256(path / name) != expected[name]:
-                raise CheckpointError(f"checkpoint {path} is damaged: {name} has changed since "
-                                      "it was written")
+        digest = state.pop("state_sha256")
+        changed = ["state.json"] if digest != _digest(state) else [
+            name for name in _ARRAY_FILES if sha256(path / name) != state["sha256"][name]]
+        for name in _ARRAY_FILES if not changed else ():
             check_params(path / name)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: state.json lacks {error}") from None
+    except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from None
+    if changed:
+        raise CheckpointError(f"checkpoint {path} is damaged: {changed[0]} has changed since it "
+                              "was written")
     return state
 
 
@@ -203,14 +247,19 @@ def load_checkpoint(path, state, net, trainer):
     """
     try:
         net.load_parameters(str(path / "net.params"),
-                            ctx=_trainers(trainer)[0]._contexts, cast_dtype=True, dtype_source="current")
+                            ctx=_trainers(trainer)[0]._contexts, cast_dtype=True,
+                            dtype_source="current")
     except (AssertionError, ValueError, mx.MXNetError) as error:
         raise CheckpointError(f"checkpoint {path} belongs to another network: "
                               f"{str(error).splitlines()[0]}") from None
     arrays = mx.nd.load(str(path / "optimizer.params")) or {}
-    for part, num_update in zip(_trainers(trainer), state["num_updates"]):
-        _restore_optimizer(path, state, arrays, net, part)
-        part._optimizer.num_update = num_update
+    try:
+        for part, num_update in zip(_trainers(trainer), state["num_updates"]):
+            _restore_optimizer(path, state, arrays, net, part)
+            part._optimizer.num_update = num_update
+    except (KeyError, TypeError):
+        raise CheckpointError(f"checkpoint {path} was written by another optimizer or an "
+                              "earlier version") from None
 
 
 def _restore_optimizer(path, state, arrays, net, trainer):

@@ -3,9 +3,23 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
-__all__ = ["replacing", "write_text", "write_json", "read_json", "sha256", "sync_folder"]
+__all__ = ["replacing", "write_text", "write_json", "read_json", "sha256", "sync_folder",
+           "temporary_path", "is_leftover"]
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
+
+
+def temporary_path(path):
+    """Where this process writes what will become `path`: beside it, hidden."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+
+
+def is_leftover(name):
+    """Whether a file's name is that of something half-written."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def sync_folder(folder):
@@ -25,7 +39,7 @@ def replacing(path):
     file is removed and `path` stays as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = temporary_path(path)
     try:
         yield temporary
         with open(temporary, "rb+") as stream:

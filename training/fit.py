@@ -3,6 +3,7 @@
 `train_epoch` and `evaluate` do one pass each; `Fit` strings passes together into a run that
 logs, draws, saves, and can be taken up again where it was left.
 """
+import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -12,20 +13,46 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 
-from .checkpoint import load_checkpoint, newest_state, save_checkpoint
+from params_format import check_params
+
+from . import interruption
+from .checkpoint import (
+    CheckpointError,
+    SaveError,
+    load_checkpoint,
+    newest_state,
+    save_checkpoint,
+    save_errors,
+)
 from .errors import UserError
 from .files import replacing, sha256, write_json
 from .history import History, draw_curves, epoch_line
 from .progress import Progress
 
 __all__ = ["Normalize", "copy_parameters", "evaluate", "train_epoch", "Totals", "Fit", "FitOptions",
-           "NonFiniteLoss"]
+           "NonFiniteLoss", "SaveFailed"]
 
 _TOP = 5
 
 
 class NonFiniteLoss(UserError):
-    """The loss is not a finite number; training has stopped."""
+    """The loss is not a finite number; training has stopped.
+
+    Attributes
+    ----------
+    indices : sequence of int
+        The images of that batch, by their number in the training set.
+    """
+
+    def __init__(self, message, indices=()):
+        super().__init__(message)
+        self.indices = () if indices is None else indices
+
+
+class SaveFailed(UserError):
+    """The run came to its end, but its end is not on the disk."""
+
+    code = 3
 
 
 class Normalize:
@@ -214,7 +241,8 @@ def _collect(pending, totals, epoch):
             raise NonFiniteLoss(
                 f"the loss is {loss} in epoch {epoch}, step {item.step} (images "
                 f"{', '.join(map(str, item.indices[:8]))} ...): training stops; the last "
-                "checkpoint is kept. A lower --lr or a longer --warmup-epochs may help")
+                "checkpoint is kept. A lower --lr or a longer --warmup-epochs may help",
+                item.indices)
         totals.loss += loss
         totals.correct += sum(float(part.asscalar()) for part in item.hits)
         totals.images += len(item.indices)
@@ -266,6 +294,18 @@ def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=2
         if after:
             after(index + 1, collect)
     collect()
+
+
+class _Interruptible:
+    """Batches that end with `Interrupted` when a signal asks for it."""
+
+    def __init__(self, batches):
+        self._batches, self.batch_size = batches, batches.batch_size
+
+    def epoch(self, epoch):
+        for batch in self._batches.epoch(epoch):
+            interruption.check()
+            yield batch
 
 
 @dataclass
@@ -342,6 +382,8 @@ class Fit:
         self.step = _Step(net, trainer, objective, normalize, contexts, options.seed,
                           options.reseed)
         self.position = _Position()
+        self._owed = {}         # params files to be written: name -> (arrays, row)
+        self._unsaved = None    # why the last save failed
 
     def resume(self):
         """Take up the run at its newest undamaged checkpoint.
@@ -355,8 +397,15 @@ class Fit:
         if found is None:
             return False
         path, state = found
+        # Networks may differ although their parameters fit: attention in another order.
+        if state.get("network") != self._network():
+            raise UserError(f"the run in {self.run.checkpoints} trains another network; choose "
+                            "another --name, or replace it with --overwrite")
         load_checkpoint(path, state, self.net, self.trainer)
-        self.position = _Position.from_state(state)
+        try:
+            self.position = _Position.from_state(state)
+        except (KeyError, TypeError):
+            raise CheckpointError(f"checkpoint {path} was written by another version") from None
         if self.plateau:
             self.plateau.factor = self.position.factor
             self.plateau.waited = self.position.plateau_waited
@@ -371,12 +420,31 @@ class Fit:
         -------
         dict
             ``last`` and ``best``: the rows of those epochs.
+
+        Raises
+        ------
+        NonFiniteLoss
+        interruption.Interrupted
+            If a signal asked for it; all is saved.
+        SaveFailed
+            If the disk took none of the last saves.
         """
         position = self.position
+        if position.rows:
+            # The run may have been killed between a checkpoint and these.
+            self._show()
         while not position.finished:
             self._train_one_epoch()
-            row = self._finish_epoch()
+            try:
+                row = self._finish_epoch()
+            except interruption.Interrupted:
+                self._checkpoint()
+                raise
             self._save_epoch(row)
+            interruption.check()
+        if self._unsaved:
+            raise SaveFailed(f"the end of the run is not saved: {self._unsaved}. Make room, and "
+                             "go on from the last checkpoint with --resume")
         return {"last": position.rows[-1], "best": position.best}
 
     def _rate(self, index):
@@ -388,22 +456,31 @@ class Fit:
         later = (options.num_epochs - position.epoch - 1) * self.steps_per_epoch
         progress = Progress(f"epoch {position.epoch + 1}/{options.num_epochs}",
                             self.steps_per_epoch, later)
-        train_epoch(self.step, self.train_batches, position.epoch,
-                    lambda index: self.trainer.set_learning_rate(self._rate(index)),
-                    position.totals, progress, options.log_interval, self._maybe_checkpoint)
-        progress.close()
+        try:
+            train_epoch(self.step, self.train_batches, position.epoch,
+                        lambda index: self.trainer.set_learning_rate(self._rate(index)),
+                        position.totals, progress, options.log_interval, self._maybe_checkpoint)
+        except NonFiniteLoss as error:
+            batch = " ".join(map(str, error.indices)) or "not known"
+            self.log.error(f"{error}; all images of that batch, by number: {batch}")
+            raise
+        finally:
+            progress.close()
 
     def _maybe_checkpoint(self, done, collect):
         every = self.options.checkpoint_every
-        if every and done % every == 0 and done < self.steps_per_epoch:
+        due = every and done % every == 0 and done < self.steps_per_epoch
+        if due or interruption.requested():
             collect()
             self._checkpoint()
+        interruption.check()
 
     def _finish_epoch(self):
         """Evaluate, note the epoch's figures, and move on to the next one."""
         position, totals = self.position, self.position.totals
         copy_parameters(self.net, self.predictor)
-        val = evaluate(self.predictor, self.val_batches, self.normalize, self.contexts)
+        val = evaluate(self.predictor, _Interruptible(self.val_batches), self.normalize,
+                       self.contexts)
         row = {"epoch": position.epoch, "lr": self._rate(totals.step - 1),
                "train_loss": totals.loss / totals.images,
                "train_accuracy": totals.correct / totals.images, "val_loss": val["loss"],
@@ -429,26 +506,73 @@ class Fit:
     def _save_epoch(self, row):
         """Params, then the checkpoint that vouches for them, then what is only to be seen."""
         options = self.options
-        self._save_params("last", row)
+        names = ["last"]
         if row is self.position.best:
-            self._save_params("best", row)
+            names.append("best")
         if options.save_period and (row["epoch"] + 1) % options.save_period == 0:
-            self._save_params(f"epoch-{row['epoch'] + 1:04d}", row)
-            self.run.drop_periodic(options.keep)
+            names.append(f"epoch-{row['epoch'] + 1:04d}")
+        arrays = {name: parameter._reduce()
+                  for name, parameter in self.net._collect_params_with_prefix().items()}
+        self._owed.update(dict.fromkeys(names, (arrays, row)))
         self._checkpoint()
-        History(self.run.metrics, self.position.rows).write()
-        draw_curves(self.position.rows, self.run.curves, options.title, options.val_name)
+        self.run.drop_periodic(options.keep)
+        self._show()
 
-    def _save_params(self, name, row):
+    def _show(self):
+        try:
+            History(self.run.metrics, self.position.rows).write()
+            draw_curves(self.position.rows, self.run.curves, self.options.title,
+                        self.options.val_name)
+        except OSError as error:
+            self.log.warning(f"could not write {self.run.metrics} or {self.run.curves}: "
+                             f"{error.strerror}; the next epoch tries again")
+
+    def _save_params(self, name, arrays, row):
         path = self.run.params / f"{name}.params"
-        with replacing(path) as temporary:
-            self.net.save_parameters(str(temporary))
-        write_json(path.with_suffix(".json"), {
-            **self.description, "epoch": row["epoch"], "figures": row,
-            "val_name": self.options.val_name, "sha256": sha256(path)})
+        with save_errors():
+            with replacing(path) as temporary:
+                nd.save(str(temporary), arrays)
+                # MXNet does not look whether its last bytes reached the disk.
+                check_params(temporary)
+            write_json(path.with_suffix(".json"), {
+                **self.description, "epoch": row["epoch"], "figures": row,
+                "val_name": self.options.val_name, "sha256": sha256(path)})
 
     def _checkpoint(self):
+        """Save all there is to save. If that fails, say so: the next call tries again."""
+        self._check_finite()
         step = self.position.epoch * self.steps_per_epoch + self.position.totals.step
-        save_checkpoint(self.run.checkpoints, step, self.net, self.trainer,
-                        asdict(self.position))
+        try:
+            # A checkpoint says that the files of its best epoch are there: so they come first.
+            for name in list(self._owed):
+                self._save_params(name, *self._owed[name])
+                del self._owed[name]
+            save_checkpoint(self.run.checkpoints, step, self.net, self.trainer,
+                            {**asdict(self.position), "network": self._network()})
+            self._unsaved = None
+        except SaveError as error:
+            # Others would pile up in memory.
+            self._owed = {name: self._owed[name] for name in ("last", "best")
+                          if name in self._owed}
+            self._unsaved = str(error)
+            self.log.warning(f"could not save to {self.run.params}: {error}; the checkpoint "
+                             "before is kept, and the next save tries again")
+
+    def _check_finite(self):
+        """Weights that are not finite must not take the place of the last good ones."""
+        groups = {}
+        for parameter in self.net.collect_params().values():
+            array = parameter.data(parameter.list_ctx()[0])
+            groups.setdefault(array.dtype, []).append(array)
+        if not all(nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar()
+                   for arrays in groups.values()):
+            raise NonFiniteLoss(
+                f"weights are not finite in epoch {self.position.epoch}, after step "
+                f"{self.position.totals.step}: training stops; the last checkpoint is kept. A "
+                "lower --lr or a longer --warmup-epochs may help")
+
+    def _network(self):
+        """Name and options of the network, as JSON has them."""
+        return json.loads(json.dumps({name: self.description.get(name)
+                                      for name in ("model", "options")}))
 

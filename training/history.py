@@ -1,4 +1,5 @@
 """What a run leaves to read: a log, one row of figures an epoch, curves."""
+import contextlib
 import csv
 import io
 import logging
@@ -14,6 +15,21 @@ COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accur
            "val_top5_accuracy", "images_per_s", "seconds")
 
 
+class _FileHandler(logging.FileHandler):
+    """Says once that it cannot write (a full disk), where logging itself prints tracebacks."""
+
+    _failed = False
+
+    def handleError(self, record):
+        if not self._failed:
+            self._failed = True
+            print(f"cannot write to {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr)
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def open_log(path, screen=None):
     """A logger that writes to `path` (appending) and to the screen.
 
@@ -25,7 +41,7 @@ def open_log(path, screen=None):
     logger.setLevel(logging.INFO)
     logger.propagate = False
     close_log(logger)
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file = _FileHandler(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(to_file)
     logger.addHandler(logging.StreamHandler(screen or sys.stdout))

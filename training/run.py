@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 from .errors import UserError
+from .files import is_leftover
+from .lock import lock
 
 __all__ = ["Run"]
 
@@ -43,18 +45,39 @@ class Run:
         self.metrics = self.logs / "metrics.csv"
         self.result = self.logs / "result.json"
         self.curves = (Path(plot_dir) if plot_dir else self.logs) / "curves.png"
+        self._lock = None
 
     def exists(self):
         """Whether something of a run of this name is there."""
         return self.config.exists() or self.checkpoints.exists()
 
-    def create(self):
-        """Make the folders.
+    def lock(self):
+        """Make sure that no other process works on this run, now and until `unlock`.
 
         Raises
         ------
         UserError
-            If they cannot be made or written to.
+            If one does.
+        """
+        if self._lock is None and self.params.is_dir():
+            try:
+                self._lock = lock(self.params / ".lock")
+            except OSError as error:
+                raise _unwritable(self.params, error) from None
+
+    def unlock(self):
+        """Let other processes have the run; the end of the process does the same."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def create(self):
+        """Make the folders, lock them, and remove what killed processes left half-written.
+
+        Raises
+        ------
+        UserError
+            If they cannot be made or written to, or another process works on this run.
         """
         for folder in (self.params, self.logs, self.curves.parent):
             try:
@@ -63,13 +86,31 @@ class Run:
                 probe.touch()
                 probe.unlink()
             except OSError as error:
-                raise UserError(f"cannot write to {folder}: {error.strerror}; choose other "
-                                "folders with --save-dir and --log-dir") from None
+                raise _unwritable(folder, error) from None
+        self.lock()
+        self._remove_all(is_leftover, self.params, self.logs, self.checkpoints)
 
     def remove(self):
-        """Delete everything of the run."""
-        for folder in (self.params, self.logs):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Delete everything of the run but its lock.
+
+        Raises
+        ------
+        UserError
+            If another process works on it.
+        """
+        self.lock()
+        self._remove_all(lambda name: name != ".lock", self.params, self.logs)
+
+    @staticmethod
+    def _remove_all(chosen, *folders):
+        for folder in folders:
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if not chosen(path.name):
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def drop_periodic(self, keep):
         """Keep only the newest `keep` periodic params; 0 keeps all."""
@@ -78,3 +119,8 @@ class Run:
         for old in sorted(self.params.glob("epoch-*.params"))[:-keep]:
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _unwritable(folder, error):
+    return UserError(f"cannot write to {folder}: {error.strerror}; choose other folders with "
+                     "--save-dir and --log-dir")

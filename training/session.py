@@ -99,7 +99,7 @@ def train(parser, argv, recipe):
         if not (options.resume and fit.resume()):
             write_config(run, options)
         start = time.monotonic()
-        with interruption.deferred(log.info):
+        with interruption.deferred():
             result = fit()
         _report(log, run, fit, result, dataset, test_batches, time.monotonic() - start)
     except interruption.Interrupted as stop:
@@ -181,11 +181,12 @@ def open_run(options):
     Raises
     ------
     UserError
-        If a run of that name is there and neither --resume nor --overwrite was given, or it
-        is to be resumed with other options.
+        If a run of that name is there and neither --resume nor --overwrite was given, it is
+        to be resumed with other options, or another process works on it.
     """
     run = Run(options.name, options.save_dir, options.log_dir, options.logging_file,
               options.save_plot_dir)
+    run.lock()
     if run.exists() and not (options.resume or options.overwrite):
         raise UserError(f"a run named {run.name} is there already ({run.logs}): go on with "
                         "--resume, replace it with --overwrite, or choose another --name")

@@ -1,4 +1,5 @@
 import os
+import resource
 
 import mxnet as mx
 import numpy as np
@@ -7,6 +8,7 @@ from mxnet import autograd, gluon, nd
 
 from training.checkpoint import (
     CheckpointError,
+    SaveError,
     list_checkpoints,
     load_checkpoint,
     newest_state,
@@ -195,3 +197,28 @@ def test_two_optimizers_of_one_network(tmp_path):
     train(net, trainers, range(5, 9))
     for name, value in _params(net).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_no_space_is_an_error_and_keeps_the_one_before(tmp_path):
+    net, trainer = _network(units=300)
+    save_checkpoint(tmp_path, 1, net, trainer, {}, keep=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for largest in (0, 10, 4096, 5000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
+            with pytest.raises(SaveError, match="written to its end|File too large"):
+                save_checkpoint(tmp_path, 2, net, trainer, {}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["step-000000001"]
+    newest_state(tmp_path, _no_warning)
+    save_checkpoint(tmp_path, 2, net, trainer, {}, keep=1)
+    assert os.listdir(tmp_path) == ["step-000000002"]
+
+
+def test_any_change_of_the_state_is_found(tmp_path):
+    net, trainer = _network()
+    path = save_checkpoint(tmp_path, 1, net, trainer, {"epoch": 3}) / "state.json"
+    path.write_text(path.read_text().replace('"epoch": 3', '"epoch": 2'))
+    with pytest.raises(CheckpointError):
+        newest_state(tmp_path, lambda line: None)

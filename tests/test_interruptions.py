@@ -1,0 +1,128 @@
+"""Runs that are stopped, started twice, or out of space: nothing is lost, one line says so."""
+import os
+import re
+import resource
+import signal
+import subprocess
+import time
+
+import pytest
+
+import train_cifar
+from tests import scripts
+from training.checkpoint import newest_state
+from training.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    from data.shapes import draw_split, write_cifar_files
+
+    folder = tmp_path_factory.mktemp("files")
+    write_cifar_files(folder, draw_split("train", 512), draw_split("test", 64))
+    return folder
+
+
+def _options(files, *more):
+    return ("--data-dir", files, "--blocks", 1, "--act-type", "relu", "--batch-size", 32,
+            "--lr", 0.05, "--name", "run", *more)
+
+
+def _started(files, folder, *more):
+    """A long run in the background that has done its first steps."""
+    process = scripts.start("train_cifar.py", *_options(
+        files, "--num-epochs", 400, "--checkpoint-every", 4, *more), cwd=folder,
+        log=folder / "out")
+    deadline = time.monotonic() + 60
+    checkpoints = folder / "params/run/checkpoints"
+    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        assert process.poll() is None, (folder / "out").read_text()
+        time.sleep(0.01)
+    return process
+
+
+def _resumed(folder):
+    """The run, taken up again, as soon as it trains."""
+    log = folder / "again"
+    process = scripts.start("train_cifar.py", "--resume", "logs/run", cwd=folder, log=log)
+    deadline = time.monotonic() + 60
+    while "resumed from" not in log.read_text() and time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.01)
+    time.sleep(0.5)
+    return process, log
+
+
+def _newest(folder):
+    path, state = newest_state(folder / "params/run/checkpoints", pytest.fail)
+    assert state["epoch"] * 16 + state["totals"]["step"] == int(path.name[5:])
+    return int(path.name[5:])
+
+
+def test_a_signal_saves_and_says_how_to_go_on(files, tmp_path):
+    process, log, step = _started(files, tmp_path), tmp_path / "out", 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        process.send_signal(number)
+        assert process.wait(10) == code, log.read_text()
+        assert "go on with: python train_cifar.py --resume logs/run" in log.read_text()
+        assert "Traceback" not in log.read_text()
+        assert _newest(tmp_path) > step
+        step = _newest(tmp_path)
+        process, log = _resumed(tmp_path)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) in (130, -signal.SIGINT)
+    assert _newest(tmp_path) >= step
+
+
+def test_the_second_process_is_refused_and_a_dead_one_s_lock_is_not(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    process = _started(files, tmp_path)
+    try:
+        for more in ([], ["--overwrite"], ["--resume"]):
+            with pytest.raises(UserError, match=f"in use by process {process.pid} on "):
+                train_cifar.main([str(word) for word in _options(files, *more)])
+    finally:
+        process.kill()
+        process.wait()
+    leftover = tmp_path / "params/run/checkpoints/.step-000000999.1.tmp"
+    leftover.mkdir()
+    (tmp_path / "logs/run/.metrics.csv.1.tmp.csv").touch()
+    third = scripts.run("train_cifar.py", *_options(files, "--overwrite", "--num-epochs", 1),
+                        cwd=tmp_path)
+    assert third.returncode == 0, third.stderr
+    assert not leftover.exists()
+    assert not list((tmp_path / "logs/run").glob(".*.tmp*"))
+
+
+def _limited(largest):
+    """Let no file of the process grow beyond `largest` bytes: writes fail as on a full disk."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+
+def test_a_full_disk(files, tmp_path):
+    limited = subprocess.run(
+        scripts.command("train_cifar.py", *_options(files, "--num-epochs", 2)), cwd=tmp_path,
+        text=True, capture_output=True, timeout=120, preexec_fn=_limited(100_000))
+    assert limited.returncode == 3, limited.stdout + limited.stderr
+    assert len(re.findall("could not save to params/run: .*; the checkpoint before is kept, and "
+                          "the next save tries again\n", limited.stdout)) == 2
+    assert "error: the end of the run is not saved" in limited.stderr
+    assert "Traceback" not in limited.stderr
+    assert os.listdir(tmp_path / "params/run") == [".lock"]
+
+    again = scripts.run("train_cifar.py", "--resume", "logs/run", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len((tmp_path / "logs/run/metrics.csv").read_text().splitlines()) == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(files, tmp_path):
+    result = scripts.run("train_cifar.py", *_options(
+        files, "--num-epochs", 3, "--lr", 1e30, "--log-interval", 1), cwd=tmp_path)
+    scripts.assert_user_error(result, "training stops; the last checkpoint is kept")
+    log = (tmp_path / "logs/run/train.log").read_text()
+    assert re.search(r"the loss is (nan|inf) in epoch 0, step \d", log)
+    images = re.search("all images of that batch, by number: ([0-9 ]+)\n", log).group(1)
+    assert len(set(images.split())) == 32
+    assert not list((tmp_path / "params/run").rglob("*.params"))

@@ -1,0 +1,63 @@
+"""SIGTERM and Ctrl-C, put off until the run can be left without loss."""
+import contextlib
+import os
+import signal
+
+__all__ = ["Interrupted", "deferred", "requested", "check"]
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_received = None    # of the process, as signals are
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and everything is saved.
+
+    Attributes
+    ----------
+    code : int
+        Exit code: 143 after SIGTERM, 130 after Ctrl-C.
+    """
+
+    def __init__(self, number):
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def deferred():
+    """While the block runs, signals are noted only: the block asks `requested` or `check`.
+
+    A second Ctrl-C ends the process at once. That leaves no broken file, since every file is
+    written under a temporary name first.
+    """
+    global _received
+
+    def note(number, frame):
+        global _received
+        if _received is None:
+            _received = number
+            # The default action needs no Python, so it works during a long step, too.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # Not through a stream: the signal may have come amid a write to it.
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving; "
+                            "Ctrl-C now leaves at once\n".encode())
+
+    _received = None
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def requested():
+    """Whether a signal asks the run to stop."""
+    return _received is not None
+
+
+def check():
+    """Raise `Interrupted` if a signal asks the run to stop."""
+    if _received is not None:
+        raise Interrupted(_received)
