@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Compare finished runs: tables, curves, confusion matrices and one page with all of it.
+"""Compare finished runs, or train a grid of them: tables, curves, and one page with all of it.
 
     python compare.py --runs logs/* --baseline relu
+    python compare.py --acts relu,ChaATAC --blocks 1,2,3 --seeds 0,1 -- --num-epochs 12
 """
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from data import DataError
 from training.device import set_threads
 from training.errors import UserError, run_script
 from training.files import replacing, write_text
-from training.options import Parser
+from training.options import Parser, names, natural, positive_int
 
 
 def group(text):
@@ -22,8 +23,15 @@ def group(text):
     return name.strip(), pattern
 
 
+def list_of(convert):
+    """A type of option: values separated by commas."""
+    return lambda text: [convert(part) for part in names(text)]
+
+
 def make_parser():
-    parser = Parser(prog="compare.py", description=__doc__.splitlines()[0])
+    parser = Parser(
+        prog="compare.py", description=__doc__.splitlines()[0],
+        epilog="What follows -- are options of train_cifar.py for all runs of a grid.")
     add = parser.add_argument
     add("--runs", nargs="+", metavar="DIR",
         help="folders of runs, such as logs/*; their params are found beside: ../params/<run>")
@@ -41,67 +49,131 @@ def make_parser():
         help="folder of the data for --confusion (default: the one of the run)")
     add("--gallery", nargs="+", default=[], metavar="FILE.png",
         help="pictures for the page, such as those of gradcam.py")
+    grid = parser.add_argument_group(
+        "grid", "Train every combination that is not finished yet, one run at a time, then "
+                "compare them all. The runs bear the name of --out.")
+    add = grid.add_argument
+    add("--grid", metavar="FILE.json",
+        help='{"options": {...}, "grids": [{"act_type": ["relu", ...], "seed": [0, 1]}, ...]}, '
+             "with any options of train_cifar.py")
+    add("--acts", type=names, metavar="A,B", help="units of the activation slots")
+    add("--blocks", type=list_of(positive_int), metavar="B,B", help="blocks per stage")
+    add("--attentions", type=names, metavar="A,B",
+        help="units of the attention slots; none stands for no unit")
+    add("--seeds", type=list_of(natural), metavar="N,N", help="seeds (default: 0)")
     return parser
 
 
 def main(argv=None):
-    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    if not options.runs:
-        raise UserError("nothing to compare: give --runs (see --help)")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    cut = argv.index("--") if "--" in argv else len(argv)
+    options, training = make_parser().parse_args(argv[:cut]), argv[cut + 1:]
+    axes = grid_axes(options)
+    if not (options.runs or options.grid or axes):
+        raise UserError("nothing to compare: give --runs, or a grid (see --help)")
+    if options.grid and axes:
+        raise UserError("--grid says what to train: drop --acts, --blocks, --attentions, --seeds")
+    if training and not (options.grid or axes):
+        raise UserError("options after -- are those of a grid's runs, and there is no grid")
     set_threads()
 
     from reporting.page import check_png
     from reporting.runs import load_runs
 
     gallery = [(Path(path).name, check_png(path)) for path in options.gallery]
-    make_report(options, load_runs(options.runs, warn), gallery)
-    return 0
+    code, folders = train_grid(options, axes, training) if options.grid or axes else (0, [])
+    if code < 128:
+        make_report(options, load_runs([*(options.runs or []), *folders], warn), gallery)
+    return code
+
+
+def grid_axes(options):
+    """What the command line varies: option of train_cifar.py -> values."""
+    attentions = options.attentions and [
+        None if name.lower() == "none" else name for name in options.attentions]
+    axes = {"act_type": options.acts, "blocks": options.blocks, "attention": attentions,
+            "seed": options.seeds}
+    return {key: values for key, values in axes.items() if values}
+
+
+def train_grid(options, axes, training):
+    """Train a grid's runs; their exit code and folders."""
+    from reporting.grid import make_cells, prepare, read_grid, train_cells
+
+    out = make_folder(options.out)
+    shared, grids = read_grid(options.grid) if options.grid else ({}, [axes])
+    cells = make_cells(out.resolve().name, shared, grids)
+    prepare(cells, training, out / "cells")
+    code = train_cells(cells, training, lambda line: print(line, flush=True))
+    return code, [cell.logs for cell in cells]
 
 
 def warn(line):
     print(line, file=sys.stderr)
 
 
-def make_report(options, runs, gallery=(), more=()):
+def make_report(options, runs, gallery=()):
     """Write everything under --out, and show the tables."""
     from reporting import figures, table
-    from reporting.page import make_page, picture, section, table_section
+    from reporting.page import make_page, table_section
     from reporting.runs import configurations
 
     compared = configurations(runs, options.group, warn)
-    tables = [table.configuration_table(compared)]
-    if options.baseline:
-        tables.append(table.difference_table(compared, options.baseline))
-    tables.append(table.run_table(runs, compared))
-    out = make_folder(options.out)
+    baseline = options.baseline or default_baseline(options, compared)
+    tables = [table.configuration_table(compared), table.run_table(runs, compared)]
+    if baseline:
+        tables.insert(1, table.difference_table(compared, baseline))
     recipe = table.common_recipe(runs)
     lead = f"{count(runs, 'run')} of {count(compared, 'configuration')}" + (
         f"; common to all: {recipe}." if recipe else ".")
-
     text = f"{lead}\n\n" + "\n".join(map(table.to_markdown, tables))
+
+    out = make_folder(options.out)
     write_text(out / "table.md", text)
     write_text(out / "runs.csv", table.run_csv(runs, compared))
     write_text(out / "configurations.csv", table.configuration_csv(compared))
-    if options.baseline:
-        write_text(out / "differences.csv", table.difference_csv(compared, options.baseline))
+    if baseline:
+        write_text(out / "differences.csv", table.difference_csv(compared, baseline))
     figures.draw_curves(compared, out / "curves.png", table.val_name(runs))
+    depths = table.depth_series(compared)
+    if depths:
+        figures.draw_depths(depths, out / "depths.png", table.val_name(runs))
 
-    sections = [table_section(tables[0]), *more, *map(table_section, tables[1:-1]),
-                section("Curves", picture(
-                    (out / "curves.png").read_bytes(), "error and loss against the epoch",
-                    "Lines are means over seeds, bands go from the smallest to the largest."))]
-    if options.confusion:
-        sections.append(section("Confusion", confusions(options, runs, out),
-                                "Parameters of the best epoch, on the test images; percent of "
-                                "the true class."))
-    if gallery:
-        sections.append(section("Gallery", "\n".join(
-            picture(content, name, name) for name, content in gallery)))
-    sections.append(table_section(tables[-1]))
-    write_text(out / "index.html", make_page(options.title, lead, sections))
+    *first, last = map(table_section, tables)
+    write_text(out / "index.html", make_page(options.title, lead, [
+        *first, *picture_sections(options, runs, out, bool(depths), gallery), last]))
     print(text)
-    print(f"tables:  {out / 'table.md'}, {out / 'runs.csv'}, {out / 'configurations.csv'}\n"
-          f"curves:  {out / 'curves.png'}\npage:    {out / 'index.html'}")
+    print(f"tables and figures: {out}\npage: {out / 'index.html'}")
+
+
+def default_baseline(options, compared):
+    """Of a grid that has ReLU beside other units, ReLU."""
+    units = {each.units for each in compared}
+    if (options.grid or grid_axes(options)) and "relu" in units and len(units) > 1:
+        return "relu"
+    return None
+
+
+def picture_sections(options, runs, out, depths, gallery):
+    """The page's parts between the tables."""
+    from reporting.page import picture, section
+
+    if depths:
+        yield section("Accuracy and depth", picture(
+            (out / "depths.png").read_bytes(), "accuracy against blocks per stage",
+            "Means over seeds at the last epoch; bars are one standard deviation each way.",
+            density=1.5))
+    yield section("Curves", picture(
+        (out / "curves.png").read_bytes(), "error and loss against the epoch",
+        "Lines are means over seeds, bands go from the smallest to the largest.",
+        density=1.25))
+    if options.confusion:
+        yield section("Confusion", confusions(options, runs, out),
+                      "Parameters of the best epoch, on the test images; percent of the true "
+                      "class.")
+    if gallery:
+        yield section("Gallery", "\n".join(picture(content, name, name)
+                                           for name, content in gallery))
 
 
 def count(things, name):
@@ -149,7 +221,8 @@ def confusions(options, runs, out):
         parts.append(picture(
             image.read_bytes(), f"confusion matrix of {run.name}",
             f"{run.name}: {run.units}; accuracy {100 * accuracy:.2f} % of "
-            f"{matrix.sum():,} images. Most confused (true taken for …): {pairs}.{doubt}"))
+            f"{matrix.sum():,} images. Most confused (true taken for …): {pairs}.{doubt}",
+            density=1.5))
     return '<div class="grid">' + "\n".join(parts) + "</div>"
 
 

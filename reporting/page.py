@@ -63,11 +63,13 @@ def check_png(path):
     return content
 
 
-def picture(content, alternative, caption=""):
-    """A PNG inside the page."""
+def picture(content, alternative, caption="", density=1.0):
+    """A PNG inside the page; `density` of its pixels are shown as one, at most."""
     data = base64.b64encode(content).decode("ascii")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return (f'<figure><img alt="{escape(alternative)}" '
+    # The width is the first field of a PNG's first chunk.
+    width = int(int.from_bytes(content[16:20], "big") / density)
+    return (f'<figure><img width="{width}" alt="{escape(alternative)}" '
             f'src="data:image/png;base64,{data}">{below}</figure>')
 
 

@@ -3,6 +3,7 @@ import argparse
 import fnmatch
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,7 +27,7 @@ _CLASSES = {"cifar10": 10, "cifar100": 100, "shapes": 10}
 
 # Options of a network that fill its slots; the others are the network's own.
 _SLOT_OPTIONS = frozenset(("activation", "attention", "act_options", "attn_options",
-                           "replace_act"))
+                           "replace_act", "structure"))
 _FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "seconds")
 
 
@@ -104,12 +105,14 @@ class FinishedRun:
             parts[0] += f" over {options['replace_act']}"
         if options.get("attention"):
             parts.append(_unit_text(options["attention"], options.get("attn_options")))
+        if isinstance(options.get("structure"), dict):
+            parts.append(_structure_text(options["structure"]))
         return " + ".join(parts)
 
     @property
     def recipe(self):
         """Options of the training that are set, without the seed."""
-        skipped = NOT_COMPUTING | _network_option_names() | {"seed"}
+        skipped = NOT_COMPUTING | _network_option_names() | {"seed", "structure"}
         return {key: value for key, value in self.config.items()
                 if key not in skipped and value is not None and value is not False}
 
@@ -124,6 +127,12 @@ def _unit_text(unit, options):
     if not options:
         return str(unit)
     return f"{unit} ({', '.join(option_text(key, value) for key, value in options.items())})"
+
+
+def _structure_text(structure):
+    """A searched structure in few words: its kind, and how many blocks do what."""
+    counts = Counter(map(str, structure.get("operations", ())))
+    return f"SS{structure.get('kind')} ({', '.join(f'{n} {op}' for op, n in counts.items())})"
 
 
 def option_text(key, value):

@@ -10,9 +10,9 @@ from training.errors import UserError
 
 from .means import mean, paired_difference
 
-__all__ = ["Table", "Cost", "cost", "run_table", "configuration_table", "difference_table",
-           "val_name", "common_recipe", "find_baselines", "to_markdown", "run_csv",
-           "configuration_csv", "difference_csv"]
+__all__ = ["Table", "Cost", "cost", "cost_of", "run_table", "configuration_table",
+           "difference_table", "val_name", "common_recipe", "find_baselines", "to_markdown",
+           "run_csv", "configuration_csv", "difference_csv", "depth_series"]
 
 Table = namedtuple("Table", "title header rows notes")
 Table.__doc__ = """Cells as text. A header that begins with '<' is of a column flush left."""
@@ -39,9 +39,14 @@ def _counted(description):
     return Cost(counted.num_params, counted.multiply_adds)
 
 
+def cost_of(description):
+    """`Cost` of a described network; nothing is computed with it."""
+    return _counted(json.dumps(description, sort_keys=True))
+
+
 def cost(run):
-    """`Cost` of a run's network; nothing is computed with it."""
-    return _counted(json.dumps(run.description, sort_keys=True))
+    """`Cost` of a run's network."""
+    return cost_of(run.description)
 
 
 # ---- cells ------------------------------------------------------------------------------------
@@ -331,3 +336,28 @@ def difference_csv(configurations, name):
     return _csv(header, [[each.network, each.units, each.options, _against(each, baseline),
                           last.count, *last[:2], *best[:2]]
                          for each, baseline, last, best in _differences(configurations, name)])
+
+
+def depth_series(configurations):
+    """Accuracy at the last epoch by blocks per stage, as `figures.draw_depths` takes it.
+
+    Returns
+    -------
+    dict
+        Name -> list of (blocks, `means.Mean`), by blocks; of what is otherwise the same.
+        Empty if no such series has two points.
+    """
+    series = {}
+    for each in configurations:
+        blocks = each.runs[0].description["options"].get("blocks")
+        if blocks is not None:
+            name = each.label.replace(f" b={blocks} ", " ", 1)
+            series.setdefault(name, []).append(
+                (blocks, mean(each.values(lambda run: run.last["val_accuracy"]))))
+    series = {name: sorted(points) for name, points in series.items()}
+    if not any(len(points) > 1 for points in series.values()):
+        return {}
+    # What all share is in the title of the axis, or beside the table.
+    shared = {name.partition(" ")[0] for name in series}
+    return {name.partition(" ")[2] if len(shared) == 1 else name: points
+            for name, points in series.items()}
