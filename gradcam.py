@@ -55,7 +55,8 @@ def make_parser():
         help="also draw what the units' gates do, counted over N test images (100 if no "
              "number is given)")
     add("--faithfulness", type=positive_int, metavar="N",
-        help="also blur away the hottest places first, and the coldest, for N test images")
+        help="also measure, for N test images, how fast the class is lost when the hottest "
+             "places are blurred first, and when random ones are")
     add = parser.add_argument_group("device").add_argument
     add("--gpus", metavar="I", help="GPU to use, by number ('' for the CPU)")
     add("--num-gpus", type=natural, metavar="N", help="0 for the CPU (default: a GPU, if any)")
