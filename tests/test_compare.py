@@ -8,7 +8,7 @@ from tests import scripts
 from tests.reporting.run_folders import write_run
 from training.errors import UserError
 
-_TINY = ("--blocks", 1, "--batch-size", 64, "--lr", 0.05, "--num-epochs", 1, "-j", 0)
+_TINY = ("--batch-size", 64, "--lr", 0.05, "--num-epochs", 1, "-j", 0)
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +21,23 @@ def cifar_files(tmp_path_factory):
     return folder
 
 
+def _grid(folder, cifar_files):
+    return scripts.run("compare.py", "--acts", "relu,ChaATAC", "--blocks", 1, "--out",
+                       "reports/tiny", "--", *_TINY, "--data-dir", cifar_files, cwd=folder)
+
+
 @pytest.fixture(scope="module")
 def real_runs(tmp_path_factory, cifar_files):
-    """A folder with two small trained networks."""
+    """A folder with two small trained networks, from a grid."""
     folder = tmp_path_factory.mktemp("real")
+    done = _grid(folder, cifar_files)
+    assert done.returncode == 0, done.stderr
     for unit in ("relu", "ChaATAC"):
-        trained = scripts.run("train_cifar.py", *_TINY, "--act-type", unit, "--name", unit,
-                              "--data-dir", cifar_files, cwd=folder)
-        assert trained.returncode == 0, trained.stderr
+        assert f"tiny-{unit}-b1: " in done.stdout
+        (folder / "logs" / f"tiny-{unit}-b1").rename(folder / "logs" / unit)
+        (folder / "params" / f"tiny-{unit}-b1").rename(folder / "params" / unit)
+    assert "## Differences to relu" in done.stdout
+    assert (folder / "reports/tiny/index.html").exists()
     return folder
 
 
@@ -97,13 +106,18 @@ def test_hostile_names(tmp_path, capsys):
     (["--runs", "logs/a", "--gallery", "logs/a/config.json"], "is no PNG"),
     (["--runs", "logs/a", "--out", "logs/a/config.json"], "cannot write to --out"),
     (["--runs", "logs/a", "--unknown"], "unrecognized"),
+    (["--runs", "logs/a", "--", "--lr", "1"], "there is no grid"),
+    (["--acts", "rolu"], "rolu"),
+    (["--blocks", "0"], "at least 1"),
+    (["--grid", "absent.json"], "cannot read --grid"),
+    (["--grid", "logs/a/config.json", "--acts", "relu"], "drop --acts"),
 ])
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):
     write_run(tmp_path, "a")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=words):
         compare.main(arguments)
-    assert not (tmp_path / "reports").exists()
+    assert not list(tmp_path.glob("reports/*/index.html"))
 
 
 def test_errors_reach_the_user(tmp_path):
@@ -117,3 +131,16 @@ def test_confusion_without_params_is_skipped(tmp_path, capsys):
     compare.main(["--runs", str(folder), "--out", str(tmp_path / "out"), "--confusion"])
     assert "skipped: no confusion matrix of a" in capsys.readouterr().err
     assert (tmp_path / "out/index.html").exists()
+
+
+def test_a_finished_grid_is_only_compared(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for blocks in (1, 2):
+        for seed in (0, 1):
+            write_run(tmp_path, f"g-swish-b{blocks}-seed{seed}", seed, activation="swish",
+                      blocks=blocks)
+    training = ["--", "--padding", "reflect", "--num-epochs", "4", "--lr-mode", "cosine"]
+    assert compare.main(["--acts", "swish", "--blocks", "1,2", "--seeds", "0,1", "--out", "g",
+                         *training]) == 0
+    assert capsys.readouterr().out.count(" is finished\n") == 4
+    assert (tmp_path / "g/depths.png").exists()
