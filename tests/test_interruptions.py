@@ -9,7 +9,7 @@ import time
 import pytest
 
 import train_cifar
-from tests import scripts
+from tests import kill_test, scripts
 from training.checkpoint import newest_state
 from training.errors import UserError
 
@@ -126,3 +126,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(files, tmp_path):
     images = re.search("all images of that batch, by number: ([0-9 ]+)\n", log).group(1)
     assert len(set(images.split())) == 32
     assert not list((tmp_path / "params/run").rglob("*.params"))
+
+
+@pytest.mark.slow
+def test_killed_at_random_instants_a_run_ends_with_the_same_bits():
+    """The short form of ``python -m tests.kill_test``."""
+    lines = []
+    places = kill_test.kill_test(4, seed=1, log=lines.append)
+    assert sum(places.values()) == 4, lines
