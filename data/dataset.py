@@ -81,6 +81,11 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def val_name(self):
+        """What the images of `val` are."""
+        return "test" if self.val is self.test else "validation"
+
+    @property
     def description(self):
         """One line that counts the images."""
         held_out = ("" if self.val is self.test else

@@ -3,16 +3,21 @@
 A description is what travels beside a parameter file: the network's name and its options,
 as JSON. ``build(describe(options), classes)`` is the network that the options ask for.
 """
+import hashlib
 import importlib
 import inspect
+from dataclasses import dataclass
+from pathlib import Path
+
+from mxnet import nd
 
 from .activation import ACTIVATIONS
 from .attention import ATTENTIONS
 from .registry import Registry
 from .weights import WeightsError, load_weights
 
-__all__ = ["MODELS", "get_model", "list_models", "describe", "build", "load_weights",
-           "WeightsError"]
+__all__ = ["MODELS", "RELEASED", "Released", "get_model", "list_models", "describe", "build",
+           "load_weights", "released_file", "verify_file", "WeightsError"]
 
 MODELS = Registry("network")
 
@@ -24,6 +29,93 @@ for _depth in (18, 34, 50, 101, 152):
 MODELS.register("resnet50_v1b_atac")(("resnet_v1b", "resnet50_v1b_atac"))
 MODELS.register("aa_resnet50")(("resnet_selfattention", "aa_resnet50"))
 MODELS.register("fa_resnet50")(("resnet_selfattention", "fa_resnet50"))
+
+_PARAMS_FOLDER = Path(__file__).resolve().parents[1] / "params"
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released parameter file.
+
+    Parameters
+    ----------
+    name : str
+        For people.
+    file : str
+        Its path below params/.
+    size : int
+        In bytes.
+    sha256 : str
+        64 hexadecimal digits.
+    dataset : str
+        What it was trained on.
+    model, options
+        Its network, as `get_model` takes them.
+    figures : dict
+        What it scored, as in the JSON beside a parameter file.
+    url : str, optional
+        Where to get it.
+    """
+
+    name: str
+    file: str
+    size: int
+    sha256: str
+    dataset: str
+    model: str
+    options: dict
+    figures: dict
+    url: str = None
+
+
+# Parameter files that are published with this project.
+RELEASED = []
+
+
+def verify_file(path, released):
+    """Raise WeightsError unless a file is the released one, byte for byte."""
+    path = Path(path)
+    if not path.is_file():
+        where = f"; it can be had from {released.url}" if released.url else ""
+        raise WeightsError(f"there is no file {path}{where}")
+    size = path.stat().st_size
+    if size != released.size:
+        raise WeightsError(f"{path} is not the released {released.name}: it has {size:,} bytes "
+                           f"instead of {released.size:,}")
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    if digest.hexdigest() != released.sha256:
+        raise WeightsError(f"{path} is not the released {released.name}: its SHA-256 is "
+                           f"{digest.hexdigest()[:12]}..., not {released.sha256[:12]}...")
+
+
+def released_file(description, dataset):
+    """The released file of a described network, verified.
+
+    Parameters
+    ----------
+    description : dict
+        See `describe`.
+    dataset : str
+        What it shall have been trained on.
+
+    Raises
+    ------
+    WeightsError
+        If there is none, or it is missing or damaged.
+    """
+    for released in RELEASED:
+        if (released.model, released.options, released.dataset) == (
+                description["model"], description["options"], dataset):
+            path = _PARAMS_FOLDER / released.file
+            verify_file(path, released)
+            return path
+    names = ", ".join(released.name for released in RELEASED) or "none so far"
+    raise WeightsError(f"no parameters of this {description['model']} on {dataset} are released; "
+                       f"released: {names}")
+
 
 # The name that the authors' script has for its only network.
 _ALIASES = {"atac": "resnet_v2_cifar"}
@@ -162,11 +254,15 @@ def _no_taker(option, slots, chosen):
 
 
 def build(description, classes):
-    """The network of a description, not initialized.
+    """The network of a description, not initialized, with all shapes known.
 
     Raises
     ------
     ValueError
         If the description names something unknown.
     """
-    return get_model(description["model"], classes=classes, **description["options"])
+    net = get_model(description["model"], classes=classes, **description["options"])
+    if any(0 in parameter.shape for parameter in net.collect_params().values()):
+        # GluonCV leaves the input channels of its convolutions to the first forward pass.
+        net.infer_shape(nd.zeros((1, 3, 64, 64)))
+    return net

@@ -26,7 +26,8 @@ from .checkpoint import (
 )
 from .errors import UserError
 from .files import replacing, sha256, write_json
-from .history import History, draw_curves, epoch_line
+from .history import History, batch_line, draw_curves, epoch_lines
+from .loss_scale import LossScale
 from .progress import Progress
 
 __all__ = ["Normalize", "copy_parameters", "evaluate", "train_epoch", "Totals", "Fit", "FitOptions",
@@ -173,6 +174,7 @@ class _Pending:
     """Results of one step, still on the device."""
 
     step: int
+    count: int
     indices: np.ndarray
     losses: list
     hits: list
@@ -181,16 +183,24 @@ class _Pending:
 class _Step:
     """One optimizer update on one global batch."""
 
-    def __init__(self, net, trainer, objective, normalize, contexts, seed, reseed):
+    def __init__(self, net, trainer, objective, normalize, contexts, seed, reseed, workers=1,
+                 scaling=None):
         self.net, self.trainer, self.objective = net, trainer, objective
         self.normalize, self.contexts = normalize, contexts
         self.seed, self.reseed = seed, reseed
+        self.workers, self.scaling = workers, scaling
 
     def __call__(self, epoch, step, images, labels):
         """Returns the summed loss and the number of hits of each device, unread."""
         results = self.gradients(epoch, step, images, labels)
-        self.trainer.step(len(labels))
+        self._update(len(labels) * self.workers)
         return results
+
+    def _update(self, images):
+        if self.scaling:
+            self.scaling.step(self.trainer, images)
+        else:
+            self.trainer.step(images)
 
     def gradients(self, epoch, step, images, labels, penalty=None):
         """Compute the gradients and leave them; returns the same.
@@ -208,13 +218,15 @@ class _Step:
             label = nd.array(labels[part], ctx=ctx, dtype="int32")
             x, target = self.objective.prepare(
                 self.normalize(images[part], ctx), label,
-                lambda k=k: np.random.Generator(np.random.PCG64([self.seed, epoch, step, k])))
+                lambda k=k: np.random.Generator(np.random.PCG64([self.seed, epoch, step, k])),
+                epoch)
             with autograd.record():
                 logits = self.net(x)
                 loss = self.objective(logits, target)
                 total = nd.broadcast_add(loss, penalty(ctx)) if penalty else loss
             outputs.append((loss, logits, target, total))
-        autograd.backward([total for _, _, _, total in outputs])
+        totals = [total for _, _, _, total in outputs]
+        autograd.backward(totals, self.scaling.head_gradients(totals) if self.scaling else None)
         return ([loss.sum() for loss, _, _, _ in outputs],
                 [_hits(logits, target) for _, logits, target, _ in outputs])
 
@@ -225,6 +237,8 @@ def _seed_of(*numbers):
 
 def _hits(logits, target):
     """How many images are given their class (their larger share, where targets are mixed)."""
+    if isinstance(target, tuple):    # the images' own, and a teacher's
+        target = target[0]
     target = target.argmax(axis=1) if target.ndim == 2 else target.astype("float32")
     return (logits.argmax(axis=1).astype("float32") == target).sum()
 
@@ -240,17 +254,18 @@ def _collect(pending, totals, epoch):
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"the loss is {loss} in epoch {epoch}, step {item.step} (images "
-                f"{', '.join(map(str, item.indices[:8]))} ...): training stops; the last "
-                "checkpoint is kept. A lower --lr or a longer --warmup-epochs may help",
+                f"{', '.join(map(str, item.indices[:8])) or 'unknown'} ...): training stops; "
+                "the last checkpoint is kept. A lower --lr or a longer --warmup-epochs may help",
                 item.indices)
         totals.loss += loss
         totals.correct += sum(float(part.asscalar()) for part in item.hits)
-        totals.images += len(item.indices)
+        totals.images += item.count
         totals.step = item.step + 1
     pending.clear()
 
 
-def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=20, after=None):
+def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=20, after=None,
+                report=None):
     """Train for one epoch, or for the rest of one.
 
     Parameters
@@ -270,6 +285,8 @@ def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=2
     after : callable, optional
         ``after(totals, collect)`` is called after each step; it may call ``collect()`` to have
         the totals up to date, and save.
+    report : callable, optional
+        ``report(index)`` is called after each read from the device.
 
     Raises
     ------
@@ -285,12 +302,15 @@ def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=2
     for index, (images, labels, indices) in enumerate(batches.epoch(epoch, totals.step),
                                                       totals.step):
         set_rate(index)
-        pending.append(_Pending(index, indices, *step(epoch, index, images, labels)))
+        pending.append(_Pending(index, len(labels), () if indices is None else indices,
+                                *step(epoch, index, images, labels)))
         if len(pending) >= log_interval:
             collect()
             progress.update(index + 1, len(labels),
                             f"loss {totals.loss / totals.images:.3f} "
                             f"acc {100 * totals.correct / totals.images:.1f} %")
+            if report:
+                report(index)
         if after:
             after(index + 1, collect)
     collect()
@@ -322,6 +342,9 @@ class FitOptions:
     val_name: str = "test"
     title: str = ""
     reseed: bool = False
+    style: str = "cifar"
+    workers: int = 1
+    loss_scaling: bool = False
 
 
 @dataclass
@@ -336,6 +359,7 @@ class _Position:
     factor: float = 1.0
     plateau_waited: int = 0
     finished: bool = False
+    scaling: dict = None
 
     @classmethod
     def from_state(cls, state):
@@ -380,7 +404,8 @@ class Fit:
         self.description, self.plateau = description, plateau
         self.steps_per_epoch = len(train_batches)
         self.step = _Step(net, trainer, objective, normalize, contexts, options.seed,
-                          options.reseed)
+                          options.reseed, options.workers,
+                          LossScale() if options.loss_scaling else None)
         self.position = _Position()
         self._owed = {}         # params files to be written: name -> (arrays, row)
         self._unsaved = None    # why the last save failed
@@ -409,6 +434,8 @@ class Fit:
         if self.plateau:
             self.plateau.factor = self.position.factor
             self.plateau.waited = self.position.plateau_waited
+        if self.step.scaling:
+            self.step.scaling.state = self.position.scaling
         self.log.info(f"resumed from {path}: epoch {self.position.epoch}, "
                       f"step {self.position.totals.step}")
         return True
@@ -459,7 +486,8 @@ class Fit:
         try:
             train_epoch(self.step, self.train_batches, position.epoch,
                         lambda index: self.trainer.set_learning_rate(self._rate(index)),
-                        position.totals, progress, options.log_interval, self._maybe_checkpoint)
+                        position.totals, progress, options.log_interval, self._maybe_checkpoint,
+                        self._batch_logger() if options.style == "imagenet" else None)
         except NonFiniteLoss as error:
             batch = " ".join(map(str, error.indices)) or "not known"
             self.log.error(f"{error}; all images of that batch, by number: {batch}")
@@ -467,7 +495,22 @@ class Fit:
         finally:
             progress.close()
 
+    def _batch_logger(self):
+        """Logs a line at each read from the device: speed since the last one."""
+        position = self.position
+        since = [time.monotonic(), position.totals.images]
+
+        def log_batches(index):
+            totals, now = position.totals, time.monotonic()
+            rate = (totals.images - since[1]) / max(now - since[0], 1e-9)
+            since[:] = now, totals.images
+            self.log.info(batch_line(position.epoch, index, rate, totals.correct / totals.images,
+                                     self.trainer.learning_rate))
+        return log_batches
+
     def _maybe_checkpoint(self, done, collect):
+        if self.step.scaling:
+            self.position.scaling = self.step.scaling.state
         every = self.options.checkpoint_every
         due = every and done % every == 0 and done < self.steps_per_epoch
         if due or interruption.requested():
@@ -498,7 +541,11 @@ class Fit:
         position.totals = Totals()
         stopped = 0 < self.options.early_stop <= position.waited
         position.finished = stopped or position.epoch >= self.options.num_epochs
-        self.log.info(epoch_line(row))
+        for line in epoch_lines(row, self.options.style):
+            self.log.info(line)
+        if self.step.scaling:
+            self.log.info(f"loss scale {self.step.scaling.scale:g}, {self.step.scaling.skipped:,} "
+                          "steps skipped so far")
         if stopped:
             self.log.info(f"no improvement for {position.waited} epochs: stopped early")
         return row

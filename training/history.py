@@ -1,14 +1,19 @@
 """What a run leaves to read: a log, one row of figures an epoch, curves."""
+import argparse
 import contextlib
 import csv
 import io
 import logging
 import math
+import re
 import sys
+from pathlib import Path
 
+from .errors import run_script
 from .files import replacing, write_text
 
-__all__ = ["COLUMNS", "History", "open_log", "epoch_line", "read_metrics", "draw_curves"]
+__all__ = ["COLUMNS", "History", "open_log", "epoch_line", "epoch_lines", "batch_line",
+           "read_metrics", "read_log", "read_history", "draw_curves", "main"]
 
 # Errors and accuracies are fractions.
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
@@ -62,6 +67,24 @@ def epoch_line(row):
             f"time: {row['seconds']:.6f}")
 
 
+def epoch_lines(row, style="cifar"):
+    """An epoch in the line format of the authors' CIFAR or ImageNet script."""
+    if style == "cifar":
+        return [epoch_line(row)]
+    epoch = f"[Epoch {row['epoch']}]"
+    return [f"{epoch} training: accuracy={row['train_accuracy']:.6f}",
+            f"{epoch} speed: {row['images_per_s']:.0f} samples/sec\t"
+            f"time cost: {row['seconds']:.6f}",
+            f"{epoch} validation: err-top1={1 - row['val_accuracy']:.6f} "
+            f"err-top5={1 - row['val_top5_accuracy']:.6f}"]
+
+
+def batch_line(epoch, batch, images_per_s, accuracy, lr):
+    """Some batches in the line format of the authors' ImageNet script."""
+    return (f"Epoch[{epoch}] Batch [{batch}]\tSpeed: {images_per_s:f} samples/sec\t"
+            f"accuracy={accuracy:f}\tlr={lr:f}")
+
+
 class History:
     """The rows of a run and the file that shows them.
 
@@ -110,8 +133,62 @@ def read_metrics(path):
         raise ValueError(f"{path} is no metrics file of a run: {error}") from None
 
 
+_NUMBER = r"([-+.\w]+)"
+_LOG_LINES = [(re.compile(pattern.replace("NUMBER", _NUMBER)), columns) for pattern, columns in (
+    (r"Epoch\[(\d+)\] Batch \[\d+\]\s.*\slr=NUMBER", ("lr",)),
+    (r"\[Epoch (\d+)\] training: accuracy=NUMBER", ("train_accuracy",)),
+    (r"\[Epoch (\d+)\] speed: NUMBER samples/sec\s+time cost: NUMBER",
+     ("images_per_s", "seconds")),
+    (r"\[Epoch (\d+)\] validation: err-top1=NUMBER err-top5=NUMBER",
+     ("val_accuracy", "val_top5_accuracy")),
+    (r"\[Epoch (\d+)\] train=NUMBER val=NUMBER loss=NUMBER time: NUMBER",
+     ("train_accuracy", "val_accuracy", "train_loss", "seconds")))]
+
+
+def read_log(path):
+    """The rows of a log: the authors' (CIFAR or ImageNet script) or one of ours.
+
+    What the log does not tell is not a number (nan). Of an epoch that was trained twice, as
+    after an interruption, the later lines count; one without a validation is left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no finished epoch in it.
+    """
+    epochs = {}
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            for pattern, columns in _LOG_LINES:
+                match = pattern.search(line)
+                if match:
+                    epoch, *numbers = match.groups()
+                    row = epochs.setdefault(int(epoch), {})
+                    errors = "err-top1" in line
+                    try:
+                        for column, number in zip(columns, map(float, numbers)):
+                            row[column] = 1 - number if errors else number
+                    except ValueError:
+                        raise ValueError(f"{path} has no number in: {line.strip()}") from None
+    rows = [{**dict.fromkeys(COLUMNS, math.nan), **row, "epoch": epoch}
+            for epoch, row in sorted(epochs.items()) if "val_accuracy" in row]
+    if not rows:
+        raise ValueError(f"{path} holds no finished epoch")
+    return rows
+
+
+def read_history(path):
+    """The rows of a run's folder, of a metrics.csv, or of a log."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "metrics.csv"
+    return read_metrics(path) if path.suffix == ".csv" else read_log(path)
+
+
 def draw_curves(rows, path, title, val_name="test"):
     """Draw error and loss against the epoch, for training and validation.
+
+    A curve that is not known is left out.
 
     Parameters
     ----------
@@ -129,24 +206,49 @@ def draw_curves(rows, path, title, val_name="test"):
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] + 1 for row in rows]
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2)
     series = (
-        (panels[0], "error (%)", [100 * (1 - row["train_accuracy"]) for row in rows],
+        ("error (%)", [100 * (1 - row["train_accuracy"]) for row in rows],
          [100 * (1 - row["val_accuracy"]) for row in rows]),
-        (panels[1], "cross-entropy", [row["train_loss"] for row in rows],
+        ("cross-entropy", [row["train_loss"] for row in rows],
          [row["val_loss"] for row in rows]))
-    for axes, name, train, val in series:
+    series = [curves for curves in series if any(map(math.isfinite, curves[1] + curves[2]))]
+    figure = Figure(figsize=(4.5 * max(len(series), 1), 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, max(len(series), 1), squeeze=False)[0]
+    for axes, (name, train, val) in zip(panels, series):
         marker = "o" if len(rows) <= 40 else None
-        axes.plot(epochs, train, color="#7f7f7f", marker=marker, markersize=3, label="training")
-        axes.plot(epochs, val, color="#c1272d", marker=marker, markersize=3, label=val_name)
+        for values, color, label in ((train, "#7f7f7f", "training"), (val, "#c1272d", val_name)):
+            if any(map(math.isfinite, values)):
+                axes.plot(epochs, values, color=color, marker=marker, markersize=3, label=label)
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-        if all(math.isfinite(value) for value in train + val):
+        if not any(map(math.isinf, train + val)):
             axes.set_ylim(bottom=0)
     figure.suptitle(title)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def main(argv=None):
+    """``python -m training.history FILE [--out FILE.png]``: what a log says."""
+    parser = argparse.ArgumentParser(prog="python -m training.history",
+                                     description="Summarise and draw a run's history.")
+    parser.add_argument("file", help="a run's folder, a metrics.csv, or a log of this project or "
+                                     "of the authors' scripts")
+    parser.add_argument("--out", metavar="FILE.png", help="draw the curves")
+    options = parser.parse_args(argv)
+    rows = read_history(options.file)
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    print(f"{len(rows)} epochs")
+    for which, row in (("best", best), ("last", rows[-1])):
+        print(f"{which}: epoch {row['epoch'] + 1}, validation error "
+              f"{100 * (1 - row['val_accuracy']):.2f} %")
+    if options.out:
+        draw_curves(rows, options.out, Path(options.file).name, "validation")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main, OSError, ValueError)

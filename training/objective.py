@@ -2,9 +2,9 @@
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
-from mxnet import nd
+from mxnet import autograd, nd
 
-__all__ = ["Objective", "mixup", "cutmix"]
+__all__ = ["Objective", "Distillation", "mixup", "cutmix"]
 
 
 def mixup(x, target, alpha, rng):
@@ -57,18 +57,22 @@ class Objective:
     mixup_alpha, cutmix_alpha : float, default 0
         Strength of `mixup` and `cutmix`; 0 is off. With both, each batch gets one of them,
         chosen evenly.
+    mix_epochs : int, optional
+        Images are mixed in that many epochs, then no longer; in all if not given.
     """
 
-    def __init__(self, classes, label_smoothing=0.0, mixup_alpha=0.0, cutmix_alpha=0.0):
+    def __init__(self, classes, label_smoothing=0.0, mixup_alpha=0.0, cutmix_alpha=0.0,
+                 mix_epochs=None):
         self.classes = classes
         self.label_smoothing = label_smoothing
+        self.mix_epochs = mix_epochs
         self._mixers = [(mix, alpha) for mix, alpha in ((mixup, mixup_alpha),
                                                         (cutmix, cutmix_alpha)) if alpha > 0]
         self.soft = bool(self._mixers) or label_smoothing > 0
         self._loss = mx.gluon.loss.SoftmaxCrossEntropyLoss(sparse_label=not self.soft)
         self._loss.hybridize()
 
-    def prepare(self, x, label, rng):
+    def prepare(self, x, label, rng, epoch=0):
         """Targets for a batch, and the images changed to match them.
 
         Parameters
@@ -77,6 +81,8 @@ class Objective:
         label : NDArray (N,)
         rng : callable
             Returns a numpy Generator; called only if something random is to be done.
+        epoch : int, default 0
+            See `mix_epochs`.
 
         Returns
         -------
@@ -88,7 +94,7 @@ class Objective:
         off = self.label_smoothing / self.classes
         target = nd.one_hot(label, self.classes, on_value=1 - self.label_smoothing + off,
                             off_value=off)
-        if self._mixers:
+        if self._mixers and (self.mix_epochs is None or epoch < self.mix_epochs):
             generator = rng()
             mix, alpha = self._mixers[int(generator.integers(len(self._mixers)))]
             x, target = mix(x, target, alpha, generator)
@@ -97,3 +103,42 @@ class Objective:
     def __call__(self, logits, target):
         """Loss of each image, (N,), in float32."""
         return self._loss(logits.astype("float32"), target)
+
+
+class Distillation(Objective):
+    """Also learn what another network thinks of the images (Hinton et al., arXiv 1503.02531).
+
+    The loss is ``hard_weight`` times that of `Objective`, plus ``1 - hard_weight`` times the
+    cross-entropy between both networks' softmax at the given temperature T, times T squared.
+    The targets of `prepare` are a pair: those of `Objective`, and the teacher's shares.
+
+    Parameters
+    ----------
+    teacher : mxnet.gluon.Block
+        Maps the images to logits (N, classes).
+    temperature : float, default 20
+        Divides the logits of both networks.
+    hard_weight : float, default 0.5
+        Share of the true targets, in [0, 1].
+    **options
+        Of `Objective`.
+    """
+
+    def __init__(self, classes, teacher, temperature=20.0, hard_weight=0.5, **options):
+        super().__init__(classes, **options)
+        self.teacher, self.temperature, self.hard_weight = teacher, temperature, hard_weight
+
+    def prepare(self, x, label, rng, epoch=0):
+        """As `Objective.prepare`; the teacher sees the images as they are changed."""
+        x, target = super().prepare(x, label, rng, epoch)
+        with autograd.pause(train_mode=False):
+            logits = self.teacher(x).astype("float32")
+            return x, (target, nd.softmax(logits / self.temperature))
+
+    def __call__(self, logits, target):
+        """Loss of each image, (N,), in float32."""
+        target, shares = target
+        logits = logits.astype("float32")
+        soft = -(shares * nd.log_softmax(logits / self.temperature)).sum(axis=1)
+        return (self.hard_weight * super().__call__(logits, target)
+                + (1 - self.hard_weight) * self.temperature ** 2 * soft)

@@ -61,6 +61,17 @@ def fraction(text):
     return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
 
 
+def precision(text):
+    """float32 or float16; bfloat16 is refused with the reason."""
+    if text == "bfloat16":
+        raise argparse.ArgumentTypeError(
+            "cannot be bfloat16: MXNet 1.9 computes a few CPU operators in it and updates no "
+            "weights in it; use float32, or float16 on a GPU")
+    if text not in ("float32", "float16"):
+        raise argparse.ArgumentTypeError(f"must be float32 or float16, not '{text}'")
+    return text
+
+
 def milestones(text):
     """Increasing epochs, separated by commas: '300,350'."""
     try:
@@ -211,6 +222,9 @@ def add_training_options(parser, **defaults):
     add("--batch-size", type=positive_int, metavar="N", help="images per device and step")
     add("--optimizer", choices=("nag", "sgd", "adam"), default="nag", help="update rule")
     add("--lr", type=positive_float, metavar="LR", help="learning rate after the warm-up")
+    add("--scale-lr", type=positive_int, nargs="?", const=256, metavar="N",
+        help="multiply the learning rate by the images per step of all devices, divided by N "
+             "(256 if no number is given); without it the rate is taken as it is")
     add("--momentum", type=fraction, default=0.9, metavar="M", help="of nag and sgd")
     add("--weight-decay", "--wd", type=non_negative, default=1e-4, metavar="WD",
         help="weight decay")
@@ -238,6 +252,8 @@ def add_training_options(parser, **defaults):
         help="blend images with this Beta parameter (0.2 if no number is given)")
     add("--cutmix", type=non_negative, nargs="?", const=1.0, default=0.0, metavar="ALPHA",
         help="paste boxes with this Beta parameter (1 if no number is given)")
+    add("--mixup-off-epoch", type=natural, default=0, metavar="N",
+        help="mix no images in the last N epochs")
     add("--early-stop", type=natural, default=0, metavar="N",
         help="stop after N epochs without a better validation accuracy (0: never)")
     add("--seed", type=seed, default=0, metavar="N",
@@ -253,7 +269,7 @@ def add_device_options(parser):
     add("--gpus", metavar="I,J", help="GPUs to use, by number ('' for the CPU)")
     add("--num-gpus", type=natural, metavar="N",
         help="use the first N GPUs, 0 for the CPU (default: one GPU where there is one)")
-    add("--dtype", choices=("float32", "float16"), default="float32",
+    add("--dtype", type=precision, default="float32", metavar="float32|float16",
         help="precision of network and data; float16 needs a GPU")
     add("--mode", choices=("hybrid", "imperative"), default="hybrid",
         help="hybrid compiles the network into a static graph; imperative eases debugging")

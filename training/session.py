@@ -5,6 +5,7 @@ get wrong is checked here before the first step.
 """
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mxnet_compat  # noqa: F401  (comes before mxnet)
@@ -28,7 +29,8 @@ __all__ = ["train", "Recipe", "resolve_options", "as_user_error", "open_run", "w
 # Options that say how to run, not what to compute: a resumed run may change them.
 _FREE = {"config", "name", "resume", "overwrite", "gpus", "num_gpus", "num_data_workers",
          "log_interval", "save_period", "keep", "checkpoint_every", "data_dir", "data_url",
-         "save_dir", "log_dir", "save_plot_dir", "logging_file", "summary"}
+         "save_dir", "log_dir", "save_plot_dir", "logging_file", "summary", "rec_train",
+         "rec_train_idx", "rec_val", "rec_val_idx", "kv_store", "teacher_params"}
 # Options that are about one invocation and stay out of config.json.
 _PASSING = {"config", "resume", "overwrite", "summary"}
 
@@ -49,12 +51,21 @@ class Recipe:
         ValueError.
     milestones, epochs
         The published milestones and length, scaled to the length of the run.
+    make_objective : callable, optional
+        ``make_objective(options, classes, contexts) -> Objective``; raises ValueError.
+    connect : callable, optional
+        ``connect(options, contexts)`` -> the KVStore, or its name, through which devices and
+        workers share gradients.
+    style : str, default 'cifar'
+        Whose log lines: see `training.history.epoch_lines`.
     """
 
-    def __init__(self, describe, build, load_weights, make_batches, milestones, epochs):
+    def __init__(self, describe, build, load_weights, make_batches, milestones, epochs,
+                 make_objective=None, connect=None, style="cifar"):
         self.describe, self.build, self.load_weights = describe, build, load_weights
         self.make_batches = make_batches
         self.milestones, self.epochs = milestones, epochs
+        self.make_objective, self.connect, self.style = make_objective, connect, style
 
 
 def train(parser, argv, recipe):
@@ -75,6 +86,8 @@ def train(parser, argv, recipe):
     _check_precision(options, contexts)
     description = as_user_error(recipe.describe, options)
     options.name = options.name or default_name(options, description)
+    kvstore = recipe.connect(options, contexts) if recipe.connect else "device"
+    workers = getattr(kvstore, "num_workers", 1)
     run = open_run(options)
 
     dataset, train_batches, val_batches, test_batches = as_user_error(
@@ -82,6 +95,11 @@ def train(parser, argv, recipe):
     description.update(dataset=describe_dataset(dataset))
     net, predictor = _make_networks(options, recipe, description, dataset, contexts)
     schedule = make_schedule(options, recipe, len(train_batches))
+    if options.scale_lr:
+        images = options.batch_size * len(contexts) * workers
+        schedule = replace(schedule, lr=options.lr * images / options.scale_lr)
+    objective = (as_user_error(recipe.make_objective, options, dataset.classes, contexts)
+                 if recipe.make_objective else make_objective(options, dataset.classes))
 
     if options.overwrite:
         # Only now: nothing that the user can get wrong is left to check.
@@ -90,10 +108,10 @@ def train(parser, argv, recipe):
     log = open_log(run.log_file)
     try:
         _announce(log, run, options, dataset, net, contexts)
-        fit = Fit(net, predictor, make_trainer(net, options),
-                  make_objective(options, dataset.classes), schedule, train_batches, val_batches,
+        fit = Fit(net, predictor, make_trainer(net, options, kvstore), objective, schedule,
+                  train_batches, val_batches,
                   Normalize(dataset.mean, dataset.std, options.dtype), contexts, run, log,
-                  _fit_options(options, description, dataset), description,
+                  _fit_options(options, description, dataset, recipe.style, workers), description,
                   Plateau(options.lr_patience, options.lr_decay)
                   if options.lr_mode == "plateau" else None)
         if not (options.resume and fit.resume()):
@@ -243,7 +261,7 @@ def _make_networks(options, recipe, description, dataset, contexts):
     return net, predictor
 
 
-def make_trainer(net, options):
+def make_trainer(net, options, kvstore="device"):
     """A Gluon Trainer; updates run on the devices, so that their state can be saved."""
     if options.no_wd:
         for name, parameter in net.collect_params().items():
@@ -255,7 +273,7 @@ def make_trainer(net, options):
     if options.dtype != "float32":
         settings["multi_precision"] = True
     return mx.gluon.Trainer(net.collect_params(), options.optimizer, settings,
-                            update_on_kvstore=False)
+                            kvstore=kvstore, update_on_kvstore=False)
 
 
 def make_schedule(options, recipe, steps_per_epoch):
@@ -283,20 +301,22 @@ def make_schedule(options, recipe, steps_per_epoch):
 
 def make_objective(options, classes):
     """Cross-entropy with the softening that the options ask for."""
-    return Objective(classes, options.label_smoothing, options.mixup, options.cutmix)
+    return Objective(classes, options.label_smoothing, options.mixup, options.cutmix,
+                     max(options.num_epochs - options.mixup_off_epoch, 0))
 
 
-def _fit_options(options, description, dataset):
+def _fit_options(options, description, dataset, style, workers):
     return FitOptions(
         num_epochs=options.num_epochs, seed=options.seed, log_interval=options.log_interval,
         save_period=options.save_period, keep=options.keep,
         checkpoint_every=options.checkpoint_every, early_stop=options.early_stop,
         val_name=_val_name(dataset), title=f"{options.name} on {dataset.title}",
-        reseed=bool(description["options"].get("drop_rate")))
+        reseed=any(description["options"].get(rate) for rate in ("drop_rate", "final_drop")),
+        style=style, workers=workers, loss_scaling=options.dtype == "float16")
 
 
 def _val_name(dataset):
-    return "test" if dataset.val is dataset.test else "validation"
+    return dataset.val_name
 
 
 # ---- what is said -----------------------------------------------------------------------------
@@ -319,7 +339,7 @@ def _report(log, run, fit, result, dataset, test_batches, seconds):
         how = f" (chosen by {val_name} accuracy)" if which == "best" else ""
         log.info(f"{which}, after {row['epoch'] + 1} epochs{how}: {val_name} accuracy "
                  f"{100 * row['val_accuracy']:.2f} %")
-    if val_name != "test":
+    if val_name != "test" and test_batches is not None:
         result["test"] = _test_scores(fit, run, test_batches)
         for which, score in result["test"].items():
             log.info(f"{which}: test accuracy {100 * score['accuracy']:.2f} %")

@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""Train one network on ImageNet, or on data like it: RecordIO files or folders of images.
+
+    python train_imagenet.py --use-rec --rec-train train.rec --rec-val val.rec \\
+        --act-type ChaATAC --r 2 --act-layers 2 --dtype float16 --num-gpus 2 \\
+        --warmup-epochs 5 --last-gamma --no-wd --label-smoothing
+
+is the recipe of "Attention as Activation" (arXiv 2007.07729) for ATAC-ResNet-50.
+"""
+import argparse
+import os
+import sys
+
+from data.dataset import DataError
+from training.device import set_threads
+from training.errors import UserError, run_script
+from training.options import (
+    Parser,
+    add_device_options,
+    add_network_options,
+    add_run_options,
+    add_training_options,
+    fraction,
+    natural,
+    positive_float,
+    positive_int,
+)
+
+_KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
+
+
+def make_parser():
+    parser = Parser(prog="train_imagenet.py", description=__doc__.splitlines()[0])
+    _add_network(parser)
+    add_image_options(parser)
+    group = add_training_options(parser, num_epochs=160, batch_size=128, lr=0.075,
+                                 lr_mode="cosine")
+    group.add_argument("--mixup-alpha", type=positive_float, metavar="ALPHA",
+                       help="Beta parameter of --mixup (default: 0.2)")
+    group.add_argument("--teacher", metavar="NAME",
+                       help="learn from this network, too: one of this project or of GluonCV")
+    group.add_argument("--teacher-params", metavar="FILE",
+                       help="the teacher's parameters (default: GluonCV's released ones)")
+    group.add_argument("--temperature", type=positive_float, default=20.0, metavar="T",
+                       help="divides the logits of both networks")
+    group.add_argument("--hard-weight", type=fraction, default=0.5, metavar="W",
+                       help="share of the true labels in the loss")
+    add_device_options(parser).add_argument(
+        "--kv-store", choices=_KVSTORES, default="device",
+        help="how devices and workers add up gradients")
+    add_run_options(parser, save_period=10)
+    parser.set_defaults(log_interval=50)
+    _add_authors_names(parser)
+    return parser
+
+
+def _add_network(parser):
+    group = add_network_options(parser, "resnet50_v1b", "how many of the four stages get the "
+                                                        "unit (default: 2)")
+    add = group.add_argument
+    add("--norm-layer", metavar="NAME",
+        help="normalisation: BatchNorm, SyncBatchNorm, GroupNorm (default: BatchNorm)")
+    add("--last-gamma", action="store_true", default=None,
+        help="begin with every block as an identity: scale 0 in its last normalisation")
+    for name, text in (("deep-stem", "three 3x3 convolutions in place of the 7x7 one"),
+                       ("avg-down", "average pooling before the 1x1 convolution of a shortcut"),
+                       ("dilated", "dilation in place of stride in the last two stages")):
+        add(f"--{name}", action="store_true", default=None, help=text)
+    add("--final-drop", type=fraction, metavar="P", help="the same as --drop-rate")
+    add("--pretrained", "--use-pretrained", action="store_true",
+        help="start from released parameters of this network")
+
+
+def add_image_options(parser, train=True):
+    """Where the images are and how they are cropped; shared with evaluate.py."""
+    group = parser.add_argument_group("data" if train else "ImageNet-like data")
+    add = group.add_argument
+    if train:
+        add("--dataset", default="imagenet", metavar="NAME",
+            help="what the data are called in names of runs and in descriptions")
+        add("--data-dir", default="~/.mxnet/datasets/imagenet", metavar="DIR",
+            help="folder with train/<class>/ and val/<class>/, without --use-rec")
+        add("-j", "--num-data-workers", "--num-workers", type=natural, default=4, metavar="N",
+            help="threads that decode images")
+        for which, what in (("train", "training"), ("val", "validation")):
+            _add_records(add, which, what)
+    else:
+        _add_records(add, "val", "validation")
+    add("--use-rec", action="store_true", help="read RecordIO files, not folders")
+    add("--input-size", type=positive_int, default=224, metavar="PX",
+        help="side of the crops in pixels")
+    add("--crop-ratio", type=fraction, default=0.875, metavar="F",
+        help="side of a validation crop by the shorter side of the image")
+    return group
+
+
+def _add_records(add, which, what):
+    add(f"--rec-{which}", default=f"~/.mxnet/datasets/imagenet/rec/{which}.rec",
+        metavar="FILE.rec", help=f"{what} images")
+    add(f"--rec-{which}-idx", metavar="FILE.idx", help=f"index of --rec-{which} (default: the "
+        "file beside it)")
+
+
+class _Sets(argparse.Action):
+    """A flag that stands for another option with a value."""
+
+    def __init__(self, option_strings, dest, sets, help):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS,
+                         help=help)
+        self.sets = sets
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, *self.sets)
+
+
+class _Refused(argparse.Action):
+    """A flag that is refused with the reason, unless its value is the authors' default."""
+
+    def __init__(self, option_strings, dest, reason):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs="?", const="given",
+                         default=argparse.SUPPRESS, metavar="X", help="refused, with the reason")
+        self.reason = reason
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if values not in ("", "0"):
+            parser.error(f"{option_string} is not taken: {self.reason}")
+
+
+def _add_authors_names(parser):
+    """Flags of the authors' script, of which some did nothing there or resumed by halves."""
+    add = parser.add_argument_group("the authors' names").add_argument
+    add("--use_se", action=_Sets, sets=("attention", "SE"), help="the same as --attention SE")
+    add("--use-gn", action=_Sets, sets=("norm_layer", "GroupNorm"),
+        help="the same as --norm-layer GroupNorm")
+    add("--save-frequency", type=natural, dest="save_period", metavar="N",
+        default=parser.get_default("save_period"), help="the same as --save-period")
+    add("--batch-norm", action=_Refused, reason="it was for VGG networks, which this script does "
+        "not train; ResNets have batch normalisation")
+    add("--resume-epoch", action=_Refused, reason="a run is resumed as a whole, with weights, "
+        "momentum and epoch, by --resume")
+    add("--resume-states", action=_Refused, reason="MXNet's .states files are pickles, which may "
+        "run anything; --resume goes on with a run, --resume-params starts from weights")
+
+
+def check(options):
+    """Raise UserError for options that contradict each other."""
+    if options.mixup_alpha and not options.mixup:
+        raise UserError("--mixup-alpha has no meaning without --mixup")
+    if options.teacher_params and not options.teacher:
+        raise UserError("--teacher-params has no meaning without --teacher")
+    if options.final_drop and options.drop_rate:
+        raise UserError("--final-drop and --drop-rate are the same: give one")
+    if options.pretrained and options.resume_from:
+        raise UserError("--pretrained and --resume-from both say where to start: give one")
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    parser = make_parser()
+    check(parser.parse_args(argv))
+    set_threads()
+
+    # What follows needs MXNet; a wrong option or --help has been answered by now.
+    from model.zoo import build, load_weights
+    from training.session import Recipe, train
+
+    workers = Workers()
+    return train(parser, argv, Recipe(
+        describe, build, load_weights, workers.make_batches, milestones=(40, 60), epochs=80,
+        make_objective=make_objective, connect=workers.connect, style="imagenet"))
+
+
+def describe(options):
+    """The network that the options ask for, and where its weights come from."""
+    from model import zoo
+
+    if options.act_type is None and options.model.lower().endswith("_v1b"):
+        options.act_type = "ChaATAC"
+    if options.drop_rate:
+        options.final_drop, options.drop_rate = options.drop_rate, None
+    description = zoo.describe(options)
+    if options.pretrained:
+        options.resume_from = str(zoo.released_file(description, options.dataset))
+    return description
+
+
+class Workers:
+    """The processes that train one network, and this one's part of the data."""
+
+    def __init__(self):
+        self.shard = 0, 1
+
+    def connect(self, options, contexts):
+        """The KVStore, or its name.
+
+        MXNet silently takes an unknown name for 'local', so the name has been checked already.
+        """
+        import mxnet as mx
+
+        name = options.kv_store
+        if name == "nccl" and contexts[0].device_type == "cpu":
+            raise UserError("--kv-store nccl adds up gradients between GPUs; on a CPU use device")
+        if not name.startswith("dist"):
+            return name
+        if not os.environ.get("DMLC_ROLE"):
+            raise UserError(f"--kv-store {name} is for several machines: start the script through "
+                            "MXNet's launcher (tools/launch.py), which tells each process its "
+                            "part")
+        store = mx.kv.create(name)
+        if store.rank:
+            # One run folder for each worker; the first one has the run's own name.
+            options.name += f"-worker{store.rank}"
+        self.shard = store.rank, store.num_workers
+        return store
+
+    def make_batches(self, options, batch_size):
+        """The data and their batches: (data, training, validation, None)."""
+        from data.imagenet import open_imagenet
+
+        dataset, train, val = open_imagenet(
+            options.dataset, options.use_rec, options.data_dir, options.rec_train,
+            options.rec_train_idx, options.rec_val, options.rec_val_idx, batch_size,
+            options.input_size, options.crop_ratio, options.seed, self.shard,
+            options.num_data_workers)
+        return dataset, train, val, None
+
+
+def make_objective(options, classes, contexts):
+    """Cross-entropy, softened as the options say, and with a teacher if there is one."""
+    from training.objective import Distillation, Objective
+
+    settings = {
+        "label_smoothing": options.label_smoothing, "cutmix_alpha": options.cutmix,
+        "mixup_alpha": (options.mixup_alpha or options.mixup) if options.mixup else 0,
+        "mix_epochs": max(options.num_epochs - options.mixup_off_epoch, 0)}
+    if not options.teacher:
+        return Objective(classes, **settings)
+    return Distillation(classes, load_teacher(options, classes, contexts), options.temperature,
+                        options.hard_weight, **settings)
+
+
+def load_teacher(options, classes, contexts):
+    """The teacher: described by the JSON beside its file, else by its name alone."""
+    import mxnet as mx
+
+    from model.zoo import MODELS, build, load_weights
+    from training.files import read_json
+
+    path = options.teacher_params
+    description = {"model": options.teacher, "options": {}}
+    beside = os.path.splitext(path)[0] + ".json" if path else ""
+    if beside and os.path.isfile(beside):
+        description = read_json(beside)
+    if description["model"].lower() in {name.lower() for name in MODELS.names()} and path:
+        net = build(description, classes)
+    else:
+        net = _gluoncv_network(options.teacher, classes, released=not path)
+    if not path:
+        net.collect_params().reset_ctx(contexts)
+    else:
+        net.initialize(ctx=contexts)
+        size = options.input_size
+        net(mx.nd.zeros((1, 3, size, size), ctx=contexts[0]))    # settles deferred shapes
+        load_weights(net, path, contexts)
+    if options.dtype != "float32":
+        net.cast(options.dtype)
+    if options.mode == "hybrid":
+        net.hybridize(static_alloc=True, static_shape=True)
+    return net
+
+
+def _gluoncv_network(name, classes, released):
+    from gluoncv.model_zoo import get_model
+
+    try:
+        return get_model(name, pretrained=released, classes=classes)
+    except ValueError as error:
+        raise ValueError(f"--teacher {name}: neither this project nor GluonCV has such a network "
+                         f"({str(error).splitlines()[0][:100]})") from None
+    except Exception as error:    # whatever a download may raise
+        raise ValueError(f"--teacher {name}: its released parameters cannot be had "
+                         f"({str(error).splitlines()[0][:100]}); name a file with "
+                         "--teacher-params") from None
+
+
+if __name__ == "__main__":
+    run_script(main, DataError)

@@ -1,0 +1,101 @@
+"""Dynamic loss scaling for float16 (P. Micikevicius et al., arXiv 1710.03740, section 3.2).
+
+Small gradients vanish in float16. So the loss is multiplied by a scale before the backward
+pass, and the float32 master weights get the gradients divided by it. Where a gradient
+overflows, the step is skipped and the scale halved; after many steps without an overflow it
+is doubled.
+"""
+import mxnet_compat  # noqa: F401  (comes before mxnet)
+from mxnet import nd
+
+from .errors import UserError
+
+__all__ = ["LossScale"]
+
+_SMALLEST = 2.0 ** -10
+
+
+class LossScale:
+    """The scale, and how many steps it has cost.
+
+    Parameters
+    ----------
+    scale : float, default 65536
+        To begin with.
+    window : int, default 2000
+        Steps without an overflow before the scale is doubled.
+    largest : float, default 2**24
+        The scale is not doubled beyond this.
+
+    Attributes
+    ----------
+    skipped : int
+        Steps that were skipped.
+    """
+
+    def __init__(self, scale=2.0 ** 16, window=2000, largest=2.0 ** 24):
+        self.scale, self.window, self.largest = scale, window, largest
+        self.skipped = self._since = 0
+
+    @property
+    def state(self):
+        """What a checkpoint must keep; JSON-compatible."""
+        return {"scale": self.scale, "skipped": self.skipped, "since": self._since}
+
+    @state.setter
+    def state(self, values):
+        self.scale, self.skipped = values["scale"], values["skipped"]
+        self._since = values["since"]
+
+    def head_gradients(self, losses):
+        """Gradients to start the backward pass of `losses` with."""
+        return [nd.full(loss.shape, self.scale, ctx=loss.context, dtype=loss.dtype)
+                for loss in losses]
+
+    def step(self, trainer, batch_size):
+        """Update the weights, or skip the step if a gradient is not finite.
+
+        Parameters
+        ----------
+        trainer : mxnet.gluon.Trainer
+            Made with ``update_on_kvstore=False``; its gradients are those of the scaled loss.
+        batch_size : int
+            Images of all devices.
+
+        Returns
+        -------
+        bool
+            Whether the weights were updated.
+
+        Raises
+        ------
+        UserError
+            If gradients are not finite however small the scale is.
+        """
+        trainer.allreduce_grads()
+        # Reads from the device: whether to update must be known before updating.
+        finite = self._finite(trainer)
+        if finite:
+            trainer.update(batch_size * self.scale)
+            self._since += 1
+            if self._since >= self.window:
+                self.scale, self._since = min(2 * self.scale, self.largest), 0
+        else:
+            self.skipped += 1
+            self.scale, self._since = self.scale / 2, 0
+            if self.scale < _SMALLEST:
+                raise UserError("gradients are not finite whatever the loss is scaled by: "
+                                "training stops; the last checkpoint is kept. A lower --lr, a "
+                                "longer --warmup-epochs or --dtype float32 may help")
+        return finite
+
+    @staticmethod
+    def _finite(trainer):
+        """Whether all gradients are; after the sum over devices they are the same on each."""
+        groups = {}
+        for parameter in trainer._params:
+            if parameter.grad_req != "null":
+                gradient = parameter.list_grad()[0]
+                groups.setdefault(str(gradient.dtype), []).append(gradient)
+        return all(nd.multi_all_finite(*group, num_arrays=len(group)).asscalar()
+                   for group in groups.values())
