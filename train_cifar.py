@@ -23,7 +23,10 @@ from training.options import (
 
 def make_parser():
     parser = Parser(prog="train_cifar.py", description=__doc__.splitlines()[0])
-    add_cifar_network_options(parser, model="resnet_v2_cifar")
+    network = add_cifar_network_options(parser, model="resnet_v2_cifar")
+    network.add_argument("--structure", metavar="FILE.json",
+                         help="the attention of each block, as search_attention.py found it "
+                              "(structure.json)")
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", default="cifar10", metavar="NAME",
                       help=f"one of {', '.join(list_datasets())}")

@@ -14,10 +14,11 @@ from mxnet import nd
 from .activation import ACTIVATIONS
 from .attention import ATTENTIONS
 from .registry import Registry
+from .structure import Structure
 from .weights import WeightsError, load_weights
 
 __all__ = ["MODELS", "RELEASED", "Released", "get_model", "list_models", "describe", "build",
-           "load_weights", "released_file", "verify_file", "WeightsError"]
+           "load_weights", "released_by_name", "released_file", "verify_file", "WeightsError"]
 
 MODELS = Registry("network")
 
@@ -67,6 +68,16 @@ class Released:
     figures: dict
     url: str = None
 
+    @property
+    def path(self):
+        """Where the file is."""
+        return _PARAMS_FOLDER / self.file
+
+    @property
+    def description(self):
+        """As `build` takes it."""
+        return {"model": self.model, "options": self.options, "dataset": {"name": self.dataset}}
+
 
 # Parameter files that are published with this project.
 RELEASED = []
@@ -109,12 +120,29 @@ def released_file(description, dataset):
     for released in RELEASED:
         if (released.model, released.options, released.dataset) == (
                 description["model"], description["options"], dataset):
-            path = _PARAMS_FOLDER / released.file
-            verify_file(path, released)
-            return path
-    names = ", ".join(released.name for released in RELEASED) or "none so far"
+            verify_file(released.path, released)
+            return released.path
     raise WeightsError(f"no parameters of this {description['model']} on {dataset} are released; "
-                       f"released: {names}")
+                       f"released: {_released_names()}")
+
+
+def released_by_name(name):
+    """An entry of `RELEASED` and its verified file.
+
+    Raises
+    ------
+    WeightsError
+        If there is none of that name, or its file is missing or damaged.
+    """
+    for released in RELEASED:
+        if released.name.lower() == name.lower():
+            verify_file(released.path, released)
+            return released, released.path
+    raise WeightsError(f"no released parameters are named {name}; released: {_released_names()}")
+
+
+def _released_names():
+    return ", ".join(released.name for released in RELEASED) or "none so far"
 
 
 # The name that the authors' script has for its only network.
@@ -153,7 +181,8 @@ def get_model(name, classes=None, **options):
         Number of classes; the network's own default if not given (10, or 1000).
     **options
         What fills the slots (``activation``, ``act_options``, ``attention``, ...), and the
-        network's own options.
+        network's own options. ``structure``, a dict of ``kind``, ``operations`` and
+        ``unit_options`` as in `model.structure.Structure`, stands for ``attention``.
 
     Returns
     -------
@@ -166,6 +195,9 @@ def get_model(name, classes=None, **options):
         If a name is unknown or an option is unknown or out of range.
     """
     name, factory = _factory(name)
+    if "structure" in options:
+        structure = Structure(name, **options.pop("structure"))
+        options["attention"] = structure.attention()
     known = _option_names(factory)
     unknown = sorted(options.keys() - known)
     if unknown:
@@ -218,7 +250,25 @@ def describe(options):
     _add_unit_options(chosen, given)
     if "blocks" in known:
         chosen.setdefault("blocks", known["blocks"].default)
+    if "structure" in given:
+        chosen["structure"] = _read_structure(given["structure"], name, chosen)
     return {"model": name, "options": chosen}
+
+
+def _read_structure(path, name, chosen):
+    """The structure in a file, as `get_model` takes it, if it fits the network."""
+    if "attention" in chosen:
+        raise ValueError("--structure says which attention stands where: give it or --attention")
+    structure = Structure.load(path)
+    blocks = getattr(get_model(name, **chosen), "num_blocks", None)
+    if blocks is None:
+        raise ValueError(f"--structure has no meaning for {name}")
+    try:
+        structure.check(name, blocks)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return {"kind": structure.kind, "operations": list(structure.operations),
+            "unit_options": structure.unit_options}
 
 
 def _spell_units(chosen, known):

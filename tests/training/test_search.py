@@ -1,0 +1,252 @@
+"""The search on a toy task in which one structure is truly better."""
+import csv
+import logging
+from functools import partial
+
+import mxnet as mx
+import numpy as np
+import pytest
+from mxnet import gluon
+
+from data import ImageSet
+from data.batches import Batches
+from model import structure
+from training.fit import Normalize
+from training.objective import Objective
+from training.run import Run
+from training.schedule import Schedule
+from training.search import Search, SearchOptions, Space
+from training.search_history import draw_weights, structure_rows, structure_table
+
+_CPU = [mx.cpu()]
+_SIZE, _RATE = 8, 0.01
+
+
+def _task(count, seed):
+    """The class is the sign of channel 1 at the one place where channel 0 is bright.
+
+    Elsewhere channel 1 is noise, so a mean over all places says little. Channel 2 is bright in
+    many places that mean nothing: only who first turns it off finds the place.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count).astype(np.int32)
+    images = np.zeros((count, 3, _SIZE, _SIZE), np.uint8)
+    images[:, 0] = 96
+    images[:, 1] = rng.choice((36, 156), (count, _SIZE, _SIZE))
+    images[:, 2] = np.where(rng.random((count, _SIZE, _SIZE)) < 0.5, 255, 96)
+    rows, columns = rng.integers(0, _SIZE, (2, count))
+    every = np.arange(count)
+    images[every, 0, rows, columns] = 255
+    images[every, 1, rows, columns] = np.where(labels, 156, 36)
+    wrong = rng.random(count) < 0.1    # so that the loss never vanishes
+    return ImageSet(images, np.where(wrong, 1 - labels, labels).astype(np.int32))
+
+
+class _Toy(gluon.nn.HybridBlock):
+    """One searchable unit, a sum over all places, a linear classifier."""
+
+    def __init__(self):
+        super().__init__()
+        with self.name_scope():
+            self.unit = structure.SearchableAttention(3, reduction=1, spatial_bias=True)
+            self.output = gluon.nn.Dense(2, in_units=3)
+
+    def hybrid_forward(self, F, x):
+        return self.output(F.sum(self.unit(x), axis=(2, 3)) / _SIZE)
+
+    def start(self):
+        """Halves that know their part: CA dims channel 2, SA opens where a maximum is high.
+
+        So it is the structure that is found here, not the weights; they learn on from there.
+        """
+        self.initialize(mx.init.Normal(0.1))
+        bias, kernel = np.array([1.5, 1.5, -2.0]), np.zeros((1, 2, 3, 3))
+        kernel[0, 1, 1, 1] = 4.0                                # of the maximum over channels
+        self.unit.channel.fc2.bias.set_data(mx.nd.array(bias))
+        self.unit.spatial.conv.weight.set_data(mx.nd.array(kernel))
+        self.unit.spatial.conv.bias.set_data(mx.nd.array([-8.0]))
+
+
+def _space(weight):
+    return Space(structure.SEARCHED, structure.architecture_parameters,
+                 structure.operation_weights,
+                 partial(structure.architecture_penalty, weight=weight), structure.derive)
+
+
+def _search(folder, seed, penalty_weight=0.1, warmup=4, epochs=8, images=1024, held_out=None,
+            checkpoint_every=0):
+    mx.random.seed(seed)
+    np.random.seed(seed)
+    net, predictor = _Toy(), _Toy()
+    for each in (net, predictor):
+        each.start()
+        each.hybridize(static_alloc=True, static_shape=True)
+    space = _space(penalty_weight)
+    alphas = space.parameters(net)
+    weights = [p for p in net.collect_params().values() if p is not alphas[0]]
+    make = partial(gluon.Trainer, update_on_kvstore=False)
+    batches = Batches(_task(images, seed), 32, seed=seed, augment=False, prefetch=0)
+    run = Run("toy", folder / "params", folder / "logs")
+    run.create()
+    return Search(
+        net, predictor, space,
+        make(weights, "sgd", {"learning_rate": _RATE, "momentum": 0.9}),
+        make(alphas, "adam", {"learning_rate": 0.1, "beta1": 0.5, "beta2": 0.999}),
+        Objective(2), Schedule("constant", _RATE, 1), batches,
+        held_out and Batches(held_out, 32, seed=seed + 1, augment=False, prefetch=0),
+        Batches(_task(256, seed + 100), 64, train=False, prefetch=0),
+        Normalize((0.376,) * 3, (0.235,) * 3), _CPU, run, logging.getLogger("toy"),
+        SearchOptions(warmup, epochs, seed=seed, checkpoint_every=checkpoint_every))
+
+
+# ---- what is found -------------------------------------------------------------------------------
+
+@pytest.fixture(autouse=True)
+def _no_drawing(monkeypatch):
+    """Figures of every epoch take longer than this network; they have a test of their own."""
+    for name in ("draw_curves", "draw_weights"):
+        monkeypatch.setattr(f"training.search.{name}", lambda *_: None)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_finds_the_better_order(tmp_path, seed):
+    """CA(+)SA, which costs what SA(+)CA costs: the data decide, not the penalty."""
+    search = _search(tmp_path, seed, warmup=2)
+    assert search() == ["CA(+)SA"]
+    assert search.space.weights(search.net)[0][1] > 0.7
+
+
+def test_without_penalty(tmp_path, record_property):
+    """Here it does not collapse to the identity: that operation is no use in this task."""
+    search = _search(tmp_path, 0, penalty_weight=0.0, warmup=2)
+    operation = search()[0]
+    weights = search.space.weights(search.net)[0]
+    record_property("without penalty", f"{operation} {weights}")
+    assert weights[0] < 0.1 and operation != "identity"
+
+
+def test_the_penalty_decides_where_the_data_say_nothing(tmp_path):
+    """Labels without meaning: the two cheap operations share the weight."""
+    search = _search(tmp_path, 0, penalty_weight=10.0, warmup=0, epochs=4, images=512)
+    labels = search.train_batches.image_set.labels
+    labels[:] = np.random.default_rng(0).integers(0, 2, len(labels))
+    search()
+    weights = search.space.weights(search.net)[0]
+    assert weights[[0, 3, 4]].max() < weights[[1, 2]].min()
+
+
+# ---- how it is searched --------------------------------------------------------------------------
+
+def _values(search):
+    parameters = search.net._collect_params_with_prefix()
+    return {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
+
+
+def test_alphas_rest_while_the_weights_warm_up(tmp_path):
+    search = _search(tmp_path, 0, warmup=1, epochs=1, images=128)
+    before = _values(search)
+    search._train_one_epoch()
+    search._finish_epoch()
+    after = _values(search)
+    assert not after["unit.alpha"].any()
+    assert (after["output.weight"] != before["output.weight"]).any()
+    search._train_one_epoch()
+    assert _values(search)["unit.alpha"].any()
+
+
+@pytest.mark.parametrize("held_out", [None, 64])
+def test_whose_turn_it_is(tmp_path, held_out):
+    """Every second batch for the alphas, or a held-out one before each of the weights."""
+    images = held_out and _task(held_out, 7)
+    search = _search(tmp_path, 0, warmup=0, epochs=1, images=128, held_out=images)
+    seen, steps = [], []
+    for name, trainer in (("weights", search.trainer), ("alphas", search.alpha_trainer)):
+        def step(size, name=name, original=trainer.step):
+            steps.append(name)
+            original(size)
+        trainer.step = step
+    if held_out:
+        search.alpha_batches.epoch = _recording(search.alpha_batches.epoch, seen)
+    search._train_one_epoch()
+    assert steps == (["alphas", "weights"] * 4 if held_out else ["weights", "alphas"] * 2)
+    assert seen == ([(0, 0), (1, 0)] if held_out else [])    # two batches in each of its epochs
+
+
+def _recording(epoch, seen):
+    def record(number, start=0):
+        seen.append((number, start))
+        return epoch(number, start)
+    return record
+
+
+def test_the_gradient_of_alpha_is_that_of_loss_and_penalty(tmp_path):
+    search = _search(tmp_path, 0, images=32)
+    alpha = search.alphas[0]
+    alpha.set_data(mx.nd.array([0.3, -0.2, 0.5, 0.0, -0.4]))
+    images, labels, _ = next(search.train_batches.epoch(0))
+    search._weight_step.gradients(0, 0, images, labels)
+    of_loss = alpha.grad().asnumpy() / 32.0
+    search.alpha_trainer.step = lambda size: None
+    search._alpha_step(0, 0, images, labels)
+    of_both = alpha.grad().asnumpy() / 32.0
+    data = alpha.data().copy()
+    data.attach_grad()
+    with mx.autograd.record():
+        value = structure.architecture_penalty([data])
+    value.backward()
+    np.testing.assert_allclose(of_both - of_loss, data.grad.asnumpy(), rtol=1e-3,
+                               atol=1e-6)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, held_out):
+    make = partial(_search, seed=0, warmup=1, epochs=2, images=192, checkpoint_every=5,
+                   held_out=_task(96, 5) if held_out else None)
+    whole = make(tmp_path / "whole")
+    whole()
+
+    first = make(tmp_path / "parts")
+    original = first._maybe_checkpoint
+
+    def stop(done, collect):
+        original(done, collect)
+        if first.position.epoch == 1 and done == 5:
+            raise KeyboardInterrupt
+    first._maybe_checkpoint = stop
+    with pytest.raises(KeyboardInterrupt):
+        first()
+    first.run.unlock()
+    second = make(tmp_path / "parts")
+    assert second.resume()
+    second()
+    expected = _values(whole)
+    for name, value in _values(second).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert ((tmp_path / "parts/logs/toy/alphas.csv").read_bytes()
+            == (tmp_path / "whole/logs/toy/alphas.csv").read_bytes())
+
+
+# ---- what is left to read ------------------------------------------------------------------------
+
+def test_every_epoch_and_block_is_in_alphas_csv(tmp_path):
+    search = _search(tmp_path, 0, warmup=1, epochs=2, images=64)
+    search()
+    with open(tmp_path / "logs/toy/alphas.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["epoch"], row["block"]) for row in rows] == [("0", "0"), ("1", "0"), ("2", "0")]
+    assert [float(rows[0][name]) for name in structure.SEARCHED] == pytest.approx([0.2] * 5)
+    alpha = np.array([float(rows[2][f"alpha {name}"]) for name in structure.SEARCHED])
+    p = np.exp(alpha) / np.exp(alpha).sum()
+    assert [float(rows[2][name]) for name in structure.SEARCHED] == pytest.approx(p, rel=1e-5)
+
+
+def test_the_table_and_the_figure(tmp_path):
+    weights = np.array([[0.1, 0.5, 0.2, 0.1, 0.1], [0.6, 0.1, 0.1, 0.1, 0.1]] * 3)
+    lines = structure_table(structure.SEARCHED, weights, map(structure.derive, weights))
+    assert len(lines) == 7 and lines[1].split() == [
+        "0", "1.0000e-01", "5.0000e-01", "2.0000e-01", "1.0000e-01", "1.0000e-01", "CA(+)SA"]
+    rows = [row for epoch in range(3)
+            for row in structure_rows(epoch, structure.SEARCHED, weights, np.log(weights))]
+    draw_weights(rows, structure.SEARCHED, tmp_path / "figure.png", "six blocks", 1,
+                 structure.derive)
+    assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"

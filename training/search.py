@@ -1,0 +1,263 @@
+"""The search for a structure: weights and structure learn in turns.
+
+After warm-up epochs, in which only the network's weights learn, the structure parameters
+(alphas) have an optimizer of their own. As in the study, every second batch of the training
+stream is the alphas'; or, where images are held out for them, each update of the weights
+follows one of the alphas on a held-out batch (first-order DARTS, arXiv 1806.09055).
+
+What can be searched is the caller's to say: see `Space`.
+"""
+from dataclasses import asdict, dataclass, field
+from typing import Callable
+
+import mxnet_compat  # noqa: F401  (comes before mxnet)
+import numpy as np
+from mxnet import autograd, nd
+
+from . import interruption
+from .checkpoint import SaveError, load_checkpoint, newest_state, save_checkpoint
+from .errors import UserError
+from .fit import Totals, _Step, copy_parameters, evaluate, train_epoch
+from .history import History, draw_curves, epoch_line
+from .progress import Progress
+from .search_history import draw_weights, structure_rows, write_structure_rows
+
+__all__ = ["Space", "Search", "SearchOptions"]
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched.
+
+    Parameters
+    ----------
+    operations : sequence of str
+        Names of a block's operations, in the order of its alpha.
+    parameters : callable
+        ``parameters(net)`` -> the alphas, one `mxnet.gluon.Parameter` a block.
+    weights : callable
+        ``weights(net)`` -> the operations' weights, array (blocks, operations).
+    penalty : callable
+        ``penalty(alphas)`` -> NDArray (1,), from a list of NDArray; differentiable.
+    derive : callable
+        ``derive(weights)`` -> name of the operation that a block's weights ask for.
+    """
+
+    operations: tuple
+    parameters: Callable
+    weights: Callable
+    penalty: Callable
+    derive: Callable
+
+
+@dataclass
+class SearchOptions:
+    """How long to search and when to save; see the script's options of the same names."""
+
+    warmup_epochs: int
+    search_epochs: int
+    seed: int = 0
+    log_interval: int = 20
+    checkpoint_every: int = 0
+    title: str = ""
+    reseed: bool = False
+
+
+@dataclass
+class _Position:
+    """Where a search stands; everything of it that is not an array. Travels in checkpoints."""
+
+    epoch: int = 0
+    totals: Totals = field(default_factory=Totals)
+    rows: list = field(default_factory=list)
+    structure: list = field(default_factory=list)
+
+    @classmethod
+    def from_state(cls, state):
+        values = {name: state[name] for name in cls.__dataclass_fields__}
+        values["totals"] = Totals(**values["totals"])
+        return cls(**values)
+
+
+def _endless(batches, start):
+    """The batches of epoch after epoch, from the batch number `start` on."""
+    epoch, step = divmod(start, len(batches))
+    while True:
+        yield from batches.epoch(epoch, step)
+        epoch, step = epoch + 1, 0
+
+
+class Search:
+    """A search for a structure.
+
+    Parameters
+    ----------
+    net, predictor : mxnet.gluon.HybridBlock
+        The searchable network, initialized on `contexts`, and its twin that predicts: see
+        `training.fit.copy_parameters`.
+    space : Space
+    trainer, alpha_trainer : mxnet.gluon.Trainer
+        Of the weights, and of the alphas.
+    objective : training.objective.Objective
+    schedule : training.schedule.Schedule
+        Learning rate of the weights, by the number of batches.
+    train_batches, val_batches : data.batches.Batches
+        `val_batches` are only looked at: nothing is chosen by them.
+    alpha_batches : data.batches.Batches or None
+        Held-out images for the alphas; None: they share the training stream.
+    normalize, contexts, run, log
+        As for `training.fit.Fit`.
+    options : SearchOptions
+    """
+
+    def __init__(self, net, predictor, space, trainer, alpha_trainer, objective, schedule,
+                 train_batches, alpha_batches, val_batches, normalize, contexts, run, log, options):
+        self.net, self.predictor, self.space = net, predictor, space
+        self.trainer, self.alpha_trainer, self.schedule = trainer, alpha_trainer, schedule
+        self.train_batches, self.alpha_batches = train_batches, alpha_batches
+        self.val_batches, self.normalize, self.contexts = val_batches, normalize, contexts
+        self.run, self.log, self.options = run, log, options
+        self.alphas = space.parameters(net)
+        self.steps_per_epoch = len(train_batches)
+        self.num_epochs = options.warmup_epochs + options.search_epochs
+        self._weight_step = _Step(net, trainer, objective, normalize, contexts, options.seed,
+                                  options.reseed)
+        self._held_out = None
+        self.position = _Position()
+
+    def resume(self):
+        """Take up the search at its newest undamaged checkpoint; whether there was one."""
+        found = newest_state(self.run.checkpoints, self.log.warning)
+        if found is None:
+            return False
+        path, state = found
+        load_checkpoint(path, state, self.net, [self.trainer, self.alpha_trainer])
+        self.position = _Position.from_state(state)
+        self.log.info(f"resumed from {path}: epoch {self.position.epoch}, "
+                      f"step {self.position.totals.step}")
+        return True
+
+    def __call__(self):
+        """Search to the end.
+
+        Returns
+        -------
+        list of str
+            The operation of each block.
+
+        Raises
+        ------
+        interruption.Interrupted
+            If a signal asked for it; all is saved.
+        """
+        while self.position.epoch < self.num_epochs:
+            self._train_one_epoch()
+            self._finish_epoch()
+            interruption.check()
+        return [self.space.derive(weights) for weights in self.space.weights(self.net)]
+
+    # ---- one step ------------------------------------------------------------------------------
+
+    def _step(self, epoch, index, images, labels):
+        """One batch of the training stream, for the weights or for the alphas."""
+        if epoch < self.options.warmup_epochs:
+            return self._weight_step(epoch, index, images, labels)
+        if self.alpha_batches is not None:
+            self._alpha_step(epoch, index, *self._next_held_out(epoch, index))
+            return self._weight_step(epoch, index, images, labels)
+        turn = self._alpha_step if index % 2 else self._weight_step
+        return turn(epoch, index, images, labels)
+
+    def _alpha_step(self, epoch, index, images, labels):
+        results = self._weight_step.gradients(epoch, index, images, labels)
+        self._add_penalty(len(labels))
+        self.alpha_trainer.step(len(labels))
+        return results
+
+    def _add_penalty(self, images):
+        """Add the gradient of the penalty of so many images to that of the alphas.
+
+        Recorded beside the network, on copies: a compiled network whose first backward pass
+        shares a parameter with other operators does not update its gradient any more.
+        """
+        for k, ctx in enumerate(self.contexts):
+            share = len(np.array_split(np.arange(images), len(self.contexts))[k])
+            copies = [alpha.data(ctx).copy() for alpha in self.alphas]
+            for copy in copies:
+                copy.attach_grad()
+            with autograd.record():
+                penalty = self.space.penalty(copies) * share
+            penalty.backward()
+            for alpha, copy in zip(self.alphas, copies):
+                grad = alpha.grad(ctx)
+                grad += copy.grad
+
+    def _next_held_out(self, epoch, index):
+        if self._held_out is None:
+            done = (epoch - self.options.warmup_epochs) * self.steps_per_epoch + index
+            self._held_out = _endless(self.alpha_batches, done)
+        images, labels, _ = next(self._held_out)
+        return images, labels
+
+    # ---- one epoch -----------------------------------------------------------------------------
+
+    def _rate(self, index):
+        return self.schedule(self.position.epoch * self.steps_per_epoch + index)
+
+    def _train_one_epoch(self):
+        position = self.position
+        phase = "warm-up" if position.epoch < self.options.warmup_epochs else "search"
+        progress = Progress(f"{phase} {position.epoch + 1}/{self.num_epochs}",
+                            self.steps_per_epoch,
+                            (self.num_epochs - position.epoch - 1) * self.steps_per_epoch)
+        train_epoch(self._step, self.train_batches, position.epoch,
+                    lambda index: self.trainer.set_learning_rate(self._rate(index)),
+                    position.totals, progress, self.options.log_interval, self._maybe_checkpoint)
+        progress.close()
+
+    def _maybe_checkpoint(self, done, collect):
+        every = self.options.checkpoint_every
+        due = every and done % every == 0 and done < self.steps_per_epoch
+        if due or interruption.requested():
+            collect()
+            self._checkpoint()
+        interruption.check()
+
+    def _finish_epoch(self):
+        """Evaluate, note figures and weights, and move on to the next epoch."""
+        position, totals = self.position, self.position.totals
+        copy_parameters(self.net, self.predictor)
+        val = evaluate(self.predictor, self.val_batches, self.normalize, self.contexts)
+        row = {"epoch": position.epoch, "lr": self._rate(totals.step - 1),
+               "train_loss": totals.loss / totals.images,
+               "train_accuracy": totals.correct / totals.images, "val_loss": val["loss"],
+               "val_accuracy": val["accuracy"], "val_top5_accuracy": val["top5_accuracy"],
+               "images_per_s": totals.images / totals.seconds, "seconds": totals.seconds}
+        position.rows.append(row)
+        alphas = nd.stack(*(alpha.data(self.contexts[0]) for alpha in self.alphas)).asnumpy()
+        position.structure += structure_rows(position.epoch, self.space.operations,
+                                             self.space.weights(self.net), alphas)
+        position.epoch += 1
+        position.totals = Totals()
+        self.log.info(epoch_line(row))
+        self._checkpoint()
+        self.write()
+
+    def write(self):
+        """Write what is to be seen: metrics, curves, alphas and their figure."""
+        position = self.position
+        History(self.run.metrics, position.rows).write()
+        draw_curves(position.rows, self.run.curves, self.options.title)
+        write_structure_rows(self.run.logs / "alphas.csv", self.space.operations,
+                             position.structure)
+        draw_weights(position.structure, self.space.operations, self.run.logs / "structure.png",
+                     self.options.title, self.options.warmup_epochs, self.space.derive)
+
+    def _checkpoint(self):
+        step = self.position.epoch * self.steps_per_epoch + self.position.totals.step
+        try:
+            save_checkpoint(self.run.checkpoints, step, self.net,
+                            [self.trainer, self.alpha_trainer], asdict(self.position))
+        except SaveError as error:
+            raise UserError(f"could not save to {self.run.params}: {error}; make room, and go on "
+                            "from the last checkpoint with --resume") from None
