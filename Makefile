@@ -4,6 +4,9 @@
 #     PYTHON=python3.12        use this interpreter
 #     MXNET_VARIANT=cpu|gpu    install this build of MXNet
 
+# Test files that run at a time, one thread each.
+TEST_WORKERS ?= 2
+
 .PHONY: help demo test lint env env-dev
 
 help:
@@ -25,7 +28,7 @@ demo: env
 	.venv/bin/python evaluate.py --params params/demo/best.params
 
 test: env-dev
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile
 
 lint: env-dev
 	.venv/bin/ruff check

@@ -15,6 +15,9 @@ import mxnet_compat  # noqa: E402, F401  (comes before mxnet, whichever test imp
 
 from training.device import set_threads  # noqa: E402
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Test files run side by side: threads that wait by spinning would stop one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 set_threads()
 
 # A proxy of the surroundings must not stand between the tests and their own server.
