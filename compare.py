@@ -40,14 +40,14 @@ def make_parser():
     add("--baseline", metavar="NAME",
         help="also show the differences to this run's configuration, or to these units (relu), "
              "paired by seed")
-    add("--group", type=group, action="append", default=[], metavar="NAME=PATTERN",
+    add("--group", type=group, action="append", metavar="NAME=PATTERN",
         help="count the runs whose name fits the pattern as seeds of one configuration of this "
              "name; may be repeated")
     add("--confusion", action="store_true",
         help="evaluate every run's best.params and show its confusion matrix")
     add("--data-dir", metavar="DIR",
         help="folder of the data for --confusion (default: the one of the run)")
-    add("--gallery", nargs="+", default=[], metavar="FILE.png",
+    add("--gallery", nargs="+", metavar="FILE.png",
         help="pictures for the page, such as those of gradcam.py")
     grid = parser.add_argument_group(
         "grid", "Train every combination that is not finished yet, one run at a time, then "
@@ -80,7 +80,7 @@ def main(argv=None):
     from reporting.page import check_png
     from reporting.runs import load_runs
 
-    gallery = [(Path(path).name, check_png(path)) for path in options.gallery]
+    gallery = [(Path(path).name, check_png(path)) for path in options.gallery or ()]
     code, folders = train_grid(options, axes, training) if options.grid or axes else (0, [])
     if code < 128:
         make_report(options, load_runs([*(options.runs or []), *folders], warn), gallery)
@@ -118,7 +118,7 @@ def make_report(options, runs, gallery=()):
     from reporting.page import make_page, table_section
     from reporting.runs import configurations
 
-    compared = configurations(runs, options.group, warn)
+    compared = configurations(runs, options.group or (), warn)
     baseline = options.baseline or default_baseline(options, compared)
     tables = [table.configuration_table(compared), table.run_table(runs, compared)]
     if baseline:

@@ -111,10 +111,13 @@ class FinishedRun:
 
     @property
     def recipe(self):
-        """Options of the training that are set, without the seed."""
+        """Options of the training that are set, without the seed.
+
+        What is none, false or 0 is not set: so a run stays the same when the scripts learn
+        an option that it does not use.
+        """
         skipped = NOT_COMPUTING | _network_option_names() | {"seed", "structure"}
-        return {key: value for key, value in self.config.items()
-                if key not in skipped and value is not None and value is not False}
+        return {key: value for key, value in self.config.items() if key not in skipped and value}
 
 
 def _network_option_names():
@@ -245,7 +248,7 @@ def _description(params, config):
     from model.zoo import describe
     try:
         described = describe(argparse.Namespace(**config))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OSError) as error:
         raise DamagedRun(f"is damaged: its config.json describes no network: {error}") from None
     classes = _CLASSES.get(str(config.get("dataset")).lower())
     return {**described, "dataset": {"classes": classes, "image_size": 32} if classes else None}
@@ -304,7 +307,7 @@ class Configuration:
     place : str
         The same for configurations that differ in their units only.
     runs : list of FinishedRun
-        By seed, one each.
+        By seed; one each, but in a group of the user's.
     """
 
     network: str
@@ -361,21 +364,19 @@ def _place(run):
 
 
 def _configuration(group, members, differing, log):
-    by_seed = {}
+    kept = {}
     for run in members:
-        first = by_seed.setdefault(run.seed, run)
-        if first is not run:
-            log(f"left out of means: {run.name} has the options and the seed of {first.name}"
-                if group is None else
-                f"left out of means: {run.name} has the seed of {first.name} in group {group}")
+        same = kept.setdefault((_key(run), run.seed), run)
+        if same is not run:
+            log(f"left out of means: {run.name} has the options and the seed of {same.name}")
     first = members[0]
-    options = " ".join(option_text(key, first.recipe[key]) for key in differing
-                       if key in first.recipe)
+    options = " ".join(option_text(key, first.config[key]) for key in differing
+                       if first.config.get(key) is not None and first.config[key] is not False)
     networks = {run.network for run in members}
     return Configuration(
         first.network if len(networks) == 1 else "several", first.units if group is None else
         group, options if group is None else "", _place(first),
-        [by_seed[seed] for seed in sorted(by_seed)])
+        sorted(kept.values(), key=lambda run: run.seed))
 
 
 def _differing(recipes):

@@ -225,9 +225,17 @@ def _differences(configurations, name):
     for each, baseline in zip(configurations, find_baselines(configurations, name)):
         if baseline is None or baseline is each:
             continue
-        yield (each, baseline, *(paired_difference(
-            *({run.seed: getattr(run, which)["val_accuracy"] for run in side.runs}
-              for side in (each, baseline))) for which in ("last", "best")))
+        yield (each, baseline, *(paired_difference(_accuracy_by_seed(each, which),
+                                                   _accuracy_by_seed(baseline, which))
+                                 for which in ("last", "best")))
+
+
+def _accuracy_by_seed(configuration, which):
+    """Seed -> accuracy, the mean where a group has several runs of a seed."""
+    found = {}
+    for run in configuration.runs:
+        found.setdefault(run.seed, []).append(getattr(run, which)["val_accuracy"])
+    return {seed: mean(values).value for seed, values in found.items()}
 
 
 def difference_table(configurations, name):

@@ -110,7 +110,8 @@ def test_runs_that_differ_in_seed_only_come_together(tmp_path):
 
 def test_where_and_how_fast_it_ran_does_not_tell_runs_apart(tmp_path):
     folders = [write_run(tmp_path, "a", 0), write_run(tmp_path, "b", 1, data_dir="/else",
-                                                      num_data_workers=7, no_wd=None)]
+                                                      num_data_workers=7, no_wd=None,
+                                                      mixup_new=0.0)]
     assert len(configurations(load_runs(folders, print))) == 1
 
 
@@ -129,3 +130,21 @@ def test_groups(tmp_path):
     grouped, plain = configurations(load_runs(folders, print), [("any r", "random-*")])
     assert grouped.units == "any r" and len(grouped.runs) == 3
     assert plain.units == "relu"
+
+
+def test_runs_of_one_seed_in_a_group_all_count(tmp_path):
+    """Random structures, say, all trained with seed 0; but not twice the same one."""
+    folders = [write_run(tmp_path, f"random-{reduction}", 0, reduction=reduction,
+                         activation="ChaATAC", params=False) for reduction in (1, 2)]
+    lines = []
+    runs = load_runs([*folders, copy_run(folders[0], "random-again")], print)
+    each, = configurations(runs, [("random", "random-*")], lines.append)
+    assert [run.name for run in each.runs] == ["random-1", "random-2"]
+    assert len(lines) == 1 and "random-again" in lines[0]
+
+
+def test_an_option_that_is_0_in_some_runs_is_named(tmp_path):
+    runs = load_runs([write_run(tmp_path, "a", weight_decay=0.0),
+                      write_run(tmp_path, "b", weight_decay=1e-4)], print)
+    assert [each.options for each in configurations(runs)] == ["weight_decay=0.0",
+                                                               "weight_decay=0.0001"]

@@ -96,6 +96,17 @@ def test_unknown_baseline(compared):
         table.difference_table(compared, "gelu")
 
 
+def test_runs_of_one_seed_are_one_pair(tmp_path):
+    made = [write_run(tmp_path, "base", 0),
+            *(write_run(tmp_path, f"random-{r}", 0, 0.7 + r / 50, activation="ChaATAC",
+                        reduction=r, params=False) for r in (1, 2))]
+    runs = load_runs(made, print)
+    row, = _read(table.difference_csv(configurations(runs, [("random", "random-*")]), "relu"))
+    a, b, c = (run.last["val_accuracy"] for run in runs)
+    assert row["pairs"] == "1"
+    assert float(row["last_difference"]) == pytest.approx((b + c) / 2 - a, 1e-12)
+
+
 def test_no_common_seed_and_one_pair(tmp_path):
     made = [write_run(tmp_path, "relu", 0), write_run(tmp_path, "swish", 5, activation="swish"),
             write_run(tmp_path, "mish", 0, activation="mish")]
