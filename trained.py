@@ -2,6 +2,7 @@
 
 The JSON beside a parameter file says which network it holds and what it was trained on.
 """
+import sys
 from pathlib import Path
 
 from training.errors import UserError
@@ -48,14 +49,51 @@ def find_description(path, options):
 
 
 def _checked(description, path):
-    """`description`, if it has what is needed."""
+    """`description`, if it has what is needed and is of a size that can be built."""
     if not (isinstance(description.get("model"), str)
             and isinstance(description.get("options"), dict)
             and isinstance(description.get("dataset"), dict)
             and isinstance(description["dataset"].get("name"), str)):
         raise UserError(f"{path} does not describe a network: it must name model, options and "
                         "dataset")
+    if not _is_bounded(description["options"]):
+        raise UserError(f"{path}: the options of its network hold a number beyond "
+                        f"{_LARGEST_OPTION}, or too much of anything")
+    for name in ("mean", "std"):
+        values = description["dataset"].get(name, [1.0, 1.0, 1.0])
+        if not (isinstance(values, list) and len(values) == 3 and all(map(_is_number, values))
+                and (name == "mean" or min(values) > 0)):
+            raise UserError(f"{path}: {name} of its data set must be three numbers"
+                            + ("" if name == "mean" else " above 0"))
+    figures = description.get("figures", {"val_accuracy": 0.0})
+    if not (isinstance(figures, dict) and _is_number(figures.get("val_accuracy"))
+            and isinstance(description.get("epoch", 0), int)
+            and isinstance(description.get("val_name", ""), str)
+            and ("figures" not in description or {"epoch", "val_name"} <= description.keys())):
+        raise UserError(f"{path}: its figures are damaged")
     return description
+
+
+# Enough for every network here; more blocks or channels would take hours to build.
+_LARGEST_OPTION, _MOST_OPTIONS = 1024, 4096
+
+
+def _is_number(value):
+    return (isinstance(value, (int, float)) and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max)
+
+
+def _is_bounded(options):
+    """Whether all numbers in a JSON value are small and there are not too many values."""
+    values = [options]
+    for count, value in enumerate(values):
+        if count > _MOST_OPTIONS:
+            return False
+        if isinstance(value, (dict, list)):
+            values.extend(value.values() if isinstance(value, dict) else value)
+        elif isinstance(value, (int, float)) and not abs(value) <= _LARGEST_OPTION:
+            return False
+    return True
 
 
 def load_network(path, description, classes, contexts):
@@ -73,4 +111,7 @@ def load_network(path, description, classes, contexts):
         load_weights(net, path, contexts)
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None
+    except (LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        raise UserError(f"the description of {path} fits no network "
+                        f"({type(error).__name__}: {error})") from None
     return net

@@ -39,6 +39,9 @@ KINDS = {"CBAM": ("mean", "max"), "MVAM": ("mean", "var")}
 NEGLIGIBLE = 1e-7
 
 _FORMAT = "attention-structure 1"
+# Type and largest value of the units' options; the units themselves check the rest.
+_UNIT_OPTIONS = {"reduction": (int, 4096), "kernel_size": (int, 255), "use_bias": (bool, True),
+                 "spatial_bias": (bool, True)}
 _ORDERS = {"CA(+)SA": "channel-spatial", "SA(+)CA": "spatial-channel"}
 
 
@@ -345,9 +348,12 @@ class Structure:
         _kind_statistics(self.kind)
         for operation in self.operations:
             _check_operation(operation)
-        unknown = set(self.unit_options) - {"reduction", "kernel_size", "use_bias", "spatial_bias"}
-        if unknown:
-            raise ValueError(f"a structure's units have no option {sorted(unknown)[0]!r}")
+        for name, value in self.unit_options.items():
+            if name not in _UNIT_OPTIONS:
+                raise ValueError(f"a structure's units have no option {name!r}")
+            wanted, largest = _UNIT_OPTIONS[name]
+            if type(value) is not wanted or not 0 <= value <= largest:
+                raise ValueError(f"{name} of a structure's units cannot be {value!r}")
 
     def check(self, network, blocks):
         """Raise ValueError unless the structure is for `network`, of that many blocks."""
@@ -381,8 +387,10 @@ class Structure:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{path}: not a JSON file") from None
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror}") from None
         try:
             return cls(**_checked_content(content))
         except ValueError as error:

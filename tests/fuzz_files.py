@@ -1,0 +1,300 @@
+"""Damage every kind of file that is read, in hundreds of ways, and read it.
+
+    python -m tests.fuzz_files --count 300 --seed 0
+
+Each reading must end in a few seconds with one clear error line or a sound result: options
+within their ranges, a network that can be built, images with valid labels. Parameter files have
+a fuzzer of their own, `tests.fuzz_params`.
+"""
+import argparse
+import collections
+import copy
+import gzip
+import io
+import json
+import random
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import mxnet_compat  # noqa: F401  (comes before mxnet)
+import mxnet as mx
+from mxnet import gluon
+
+import train_cifar
+from data import DataError
+from data.cifar import CIFAR10, load_cifar10
+from data.download import unpack
+from model.structure import OPERATIONS, Structure
+from model.zoo import describe
+from tests.data import cifar_files
+from tests.golden_cases import FOLDER
+from trained import find_description, load_network
+from training.checkpoint import CheckpointError, newest_state, save_checkpoint
+from training.errors import UserError
+
+SECONDS = 10
+_VALUES = (None, True, False, 0, -1, 1, 2, 3, 7.5, 1e308, -1e-300, float("nan"), float("inf"),
+           100_000, 2 ** 31, 10 ** 30, "", "x", "relu", "CBAM", "../../up", "\u202e\n\x00",
+           "9" * 5000, [], {},
+           [1, 2, 3], [None], ["block", 3], {"a": {"b": []}}, [[[[]]]])
+
+
+# ---- mutations -------------------------------------------------------------------------------
+
+def mutate_bytes(rng, content):
+    """Flip, cut, repeat or put in some bytes."""
+    out = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randint(0, len(out))
+        kind = rng.choice(("flip", "cut", "end", "put", "repeat", "zero"))
+        if kind == "flip" and place < len(out):
+            out[place] ^= 1 << rng.randint(0, 7)
+        elif kind == "cut":
+            del out[place:place + rng.randint(1, 600)]
+        elif kind == "end":
+            del out[place:]
+        elif kind == "put":
+            out[place:place] = rng.randbytes(rng.randint(1, 20))
+        elif kind == "repeat":
+            out[place:place] = out[place:place + rng.randint(1, 4000)]
+        else:
+            stop = min(place + rng.randint(1, 512), len(out))
+            out[place:stop] = bytes(stop - place)
+    return bytes(out)
+
+
+def _places(value, path=()):
+    """All places in a JSON value, as tuples of keys."""
+    yield path
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from _places(value[key], (*path, key))
+
+
+def mutate_json(rng, content):
+    """Replace, remove or add values somewhere; or damage the text."""
+    if rng.random() < 0.3:
+        return mutate_bytes(rng, content)
+    if rng.random() < 0.02:
+        return b'{"a":' * 100_000
+    value = {"": json.loads(content)}
+    for _ in range(rng.randint(1, 3)):
+        *path, key = rng.choice(list(_places(value))[1:])
+        inner = value
+        for step in path:
+            inner = inner[step]
+        kind = rng.random()
+        if kind < 0.7:
+            inner[key] = copy.deepcopy(rng.choice(_VALUES))
+        elif kind < 0.85 and path:
+            del inner[key]
+        elif isinstance(inner.get(key) if isinstance(inner, dict) else None, dict):
+            inner[key][rng.choice(("more", "colour", "blocks", ""))] = rng.choice(_VALUES)
+    return json.dumps(value.get("")).encode()
+
+
+# ---- what is read: each yields (read, error types, file, content, mutate) ------------------------
+
+def _config(folder):
+    """A configuration, read as --config does."""
+    def read(path):
+        parser = train_cifar.make_parser()
+        parser.load_config(path)
+        options = parser.parse_args([])
+        describe(options)
+        assert options.num_epochs >= 1 and options.lr > 0 and 0 <= options.momentum < 1
+
+    defaults = vars(train_cifar.make_parser().parse_args(["--act-type", "ChaATAC"]))
+    content = {key: value for key, value in defaults.items()
+               if key not in ("config", "resume", "overwrite", "summary")}
+    return read, (UserError, ValueError), folder / "config.json", json.dumps(content).encode()
+
+
+def _description(folder):
+    """The description beside a parameter file, and the network that it describes."""
+    name = "resnet20v2_chaatac_b1_cifar10"
+    params = folder / "net.params"
+    shutil.copy(FOLDER / f"{name}.params", params)
+
+    def read(path):
+        description = find_description(params, SimpleNamespace(model=None, dataset=None))
+        load_network(params, description, 10, [mx.cpu()])
+
+    options = train_cifar.make_parser().parse_args(["--act-type", "ChaATAC", "--blocks", "1"])
+    content = {**describe(options), "epoch": 3, "val_name": "test",
+               "figures": {"val_accuracy": 0.5, "val_loss": 1.5},
+               "dataset": {"name": "cifar10", "classes": 10, "class_names": ["a"] * 10,
+                           "mean": [0.5] * 3, "std": [0.2] * 3, "image_size": 32}}
+    return read, (UserError,), folder / "net.json", json.dumps(content).encode()
+
+
+def _structure(folder):
+    """A searched structure, and units of it."""
+    def read(path):
+        for factory in Structure.load(path).attention()[:8]:
+            if factory is not None:
+                factory(16).initialize()
+
+    content = Structure("resnet20", "CBAM", OPERATIONS, {"reduction": 4, "kernel_size": 3},
+                        {"seed": 0, "epochs": 3}).content()
+    return read, (ValueError,), folder / "structure.json", json.dumps(content).encode()
+
+
+def _state(folder):
+    """The state of a checkpoint: the true one, or none at all."""
+    net = gluon.nn.Dense(2, in_units=3)
+    net.initialize()
+    trainer = gluon.Trainer(net.collect_params(), "nag", {"momentum": 0.9},
+                            update_on_kvstore=False)
+    path = save_checkpoint(folder, 1, net, trainer, {
+        "epoch": 3, "rows": [{"epoch": 0, "lr": 0.1}], "best": None, "finished": False})
+    expected = newest_state(folder, print)[1]
+
+    def read(path):
+        assert newest_state(folder, lambda line: None)[1] == expected
+    return read, (CheckpointError,), path / "state.json", (path / "state.json").read_bytes()
+
+
+def _binary(folder):
+    """One of CIFAR-10's files."""
+    cifar_files.write_set(folder, CIFAR10, per_file=3)
+
+    def read(path):
+        dataset = load_cifar10(folder)
+        for images in (dataset.train, dataset.test):
+            assert images.labels.min() >= 0 and images.labels.max() < 10
+            assert images.images.shape == (len(images.labels), 3, 32, 32)
+
+    path = folder / CIFAR10.train_files[2]
+    return read, (DataError,), path, path.read_bytes()
+
+
+def _class_names(folder):
+    """The list of class names beside them."""
+    read, errors, _, _ = _binary(folder)
+    return read, errors, folder / CIFAR10.names_file, cifar_files.names_text(CIFAR10)
+
+
+def _archive(folder):
+    """The archive of CIFAR-10, damaged before or after it is compressed."""
+    content, _ = cifar_files.archive(cifar_files.good_members(CIFAR10))
+    out = folder / "in" / "out"
+
+    def read(path):
+        shutil.rmtree(folder / "in", ignore_errors=True)
+        out.mkdir(parents=True)
+        try:
+            unpack(path, out, CIFAR10.max_bytes, optional={CIFAR10.names_file})
+        finally:
+            written = list(folder.rglob("*"))
+            assert not [p for p in written if p.is_symlink()]
+            assert {p for p in written if p.is_file()} - {path} == set(out.iterdir())
+            assert all(p.stat().st_size <= CIFAR10.max_bytes[p.name] for p in out.iterdir())
+    return read, (DataError,), folder / "archive.tar.gz", content
+
+
+_HOSTILE_TYPES = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE,
+                  tarfile.DIRTYPE, tarfile.REGTYPE)
+
+
+def mutate_archive(rng, content):
+    kind = rng.random()
+    if kind < 0.3:
+        return mutate_bytes(rng, content)
+    if kind < 0.7:
+        return gzip.compress(mutate_bytes(rng, gzip.decompress(content)), 1)
+    members = cifar_files.good_members(CIFAR10)
+    name = rng.choice(("../escape", "/absolute", "cifar-10-batches-bin/data_batch_1.bin", "a\\b",
+                       "cifar-10-batches-bin/../../x", "data_batch_1.bin", "x" * 300, "\udc80"))
+    extra, text = cifar_files.member(name, b"evil", type=rng.choice(_HOSTILE_TYPES),
+                                     linkname=rng.choice(("/etc/passwd", "..", "")))
+    members.insert(rng.randint(0, len(members)), (extra, text))
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=rng.choice((1, 2)),
+                      errors="surrogateescape") as tar:
+        for info, text in members:
+            tar.addfile(info, io.BytesIO(text))
+    return buffer.getvalue()
+
+
+KINDS = {"configurations": (_config, mutate_json),
+         "network descriptions": (_description, mutate_json),
+         "structures": (_structure, mutate_json),
+         "checkpoint states": (_state, mutate_json),
+         "CIFAR files": (_binary, mutate_bytes),
+         "class names": (_class_names, mutate_bytes),
+         "archives": (_archive, mutate_archive)}
+
+
+# ---- counting ------------------------------------------------------------------------------------
+
+def _too_slow(number, frame):
+    raise TimeoutError(f"no end after {SECONDS} s")
+
+
+def _verdict(read, errors, path):
+    try:
+        read(path)
+    except errors as error:
+        # As `run_script` prints it.
+        line = " ".join(str(error).split())
+        clear = line and len(line) < 20_000
+        return ("refused", None) if clear else ("unclear line", repr(line[:200]))
+    except Exception as error:
+        return "traceback", f"{type(error).__name__}: {str(error)[:200]}"
+    return "read", None
+
+
+def fuzz(kind, count, seed=0, log=print):
+    """Try `count` mutations of one kind of file.
+
+    Returns
+    -------
+    collections.Counter
+        How many readings came to what; good are 'read' and 'refused' only.
+    """
+    prepare, mutate = KINDS[kind]
+    rng, counts = random.Random(f"{kind} {seed}"), collections.Counter()
+    before = signal.signal(signal.SIGALRM, _too_slow)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            read, errors, path, content = prepare(Path(folder))
+            path.write_bytes(content)
+            read(path)
+            for number in range(count):
+                path.write_bytes(mutate(rng, content))
+                signal.alarm(SECONDS)
+                verdict, why = _verdict(read, errors, path)
+                signal.alarm(0)
+                counts[verdict] += 1
+                if why:
+                    log(f"{kind}, mutation {number} (seed {seed}): {verdict}: {why}")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    log(f"{count:,} mutations of {kind}: "
+        + ", ".join(f"{number:,} {verdict}" for verdict, number in counts.most_common()))
+    return counts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=300, help="mutations of each kind "
+                                                               "(default: 300)")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: 0)")
+    parser.add_argument("--kind", choices=KINDS, help="only this kind")
+    options = parser.parse_args()
+    bad = 0
+    for kind in [options.kind] if options.kind else KINDS:
+        counts = fuzz(kind, options.count, options.seed)
+        bad += sum(counts.values()) - counts["read"] - counts["refused"]
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
