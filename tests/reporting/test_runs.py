@@ -148,3 +148,12 @@ def test_an_option_that_is_0_in_some_runs_is_named(tmp_path):
                       write_run(tmp_path, "b", weight_decay=1e-4)], print)
     assert [each.options for each in configurations(runs)] == ["weight_decay=0.0",
                                                                "weight_decay=0.0001"]
+
+
+def test_a_searched_structure_in_few_words(tmp_path):
+    folder = write_run(tmp_path, "one", structure="logs/search/structure.json")
+    _edit(tmp_path / "params/one/last.json", lambda description: description["options"].update(
+        structure={"kind": "CBAM", "operations": ["CA", "SA(+)CA", "CA"], "unit_options": {}}))
+    run = load_run(folder)
+    assert run.units == "relu + SSCBAM (2 CA, 1 SA(+)CA)"
+    assert run.network == "resnet_v2_cifar b=1" and "structure" not in run.recipe
