@@ -2,7 +2,11 @@
 """Score a parameter file on a data set's test images.
 
     python evaluate.py --params params/demo/best.params
+    python evaluate.py --dataset imagenet --use-rec --rec-val val.rec --params FILE.params \\
+        --model resnet50_v1b --act-type ChaATAC
 """
+import csv
+import io
 import math
 import sys
 import time
@@ -11,30 +15,44 @@ from data import DataError, list_datasets
 from trained import find_description, load_network
 from training.device import select_contexts, set_threads
 from training.errors import UserError, run_script
+from training.files import write_text
 from training.options import (
     Parser,
     add_cifar_network_options,
     add_device_options,
+    add_image_options,
+    add_v1b_options,
     positive_int,
 )
+
+_COLUMNS = ("params", "model", "dataset", "images", "top1_error", "top1_low", "top1_high",
+            "top5_error", "loss", "images_per_s", "crops", "input_size", "dtype")
 
 
 def make_parser():
     parser = Parser(prog="evaluate.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--params", required=True, metavar="FILE.params",
+    parser.add_argument("--params", metavar="FILE.params",
                         help="file to score; the JSON beside it describes its network and data")
+    parser.add_argument("--pretrained", metavar="NAME",
+                        help="score released parameters, in place of --params")
+    parser.add_argument("--csv", metavar="FILE.csv", help="append the scores to this table")
     network = add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
+    add_v1b_options(network)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", metavar="NAME",
-                      help=f"one of {', '.join(list_datasets())} (default: the described one)")
+                      help=f"one of {', '.join(list_datasets())}, or imagenet for data like it "
+                           "(default: the described one)")
     data.add_argument("--data-dir", metavar="DIR",
-                      help="folder of the official binary files "
+                      help="folder of the official binary files, or of val/<class>/ "
                            "(default: ~/.mxnet/datasets/<dataset>)")
     data.add_argument("--data-url", metavar="URL[#md5=SUM]",
                       help="download the archive from here if the files are missing")
     data.add_argument("--batch-size", type=positive_int, default=128, metavar="N",
                       help="images per step")
+    add_image_options(parser, train=False).add_argument(
+        "--crops", type=int, choices=(1, 10), default=1,
+        help="crops of each image, whose predictions are averaged")
     add_device_options(parser)
     return parser
 
@@ -43,18 +61,57 @@ def main(argv=None):
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     set_threads()
-    description = find_description(options.params, options)
+    description = find_released(options) or find_description(options.params, options)
     contexts = select_contexts(options.gpus, options.num_gpus)
     if options.dtype == "float16" and contexts[0].device_type == "cpu":
         raise UserError("--dtype float16 needs a GPU; use float32")
 
-    from data import get_dataset
-
-    dataset = get_dataset(options.dataset or description["dataset"]["name"], options.data_dir,
-                          options.data_url)
+    dataset, batches = open_data(options, description)
     net = make_network(options, description, dataset, contexts)
-    report(description, dataset, *score(options, net, description, dataset, contexts))
+    scores, seconds = score(options, net, description, dataset, batches, contexts)
+    report(description, dataset, scores, seconds)
+    if options.csv:
+        append_row(options.csv, table_row(options, description, dataset, scores, seconds))
     return 0
+
+
+def find_released(options):
+    """The description of the released parameters that the options name, after verification."""
+    if bool(options.params) == bool(options.pretrained):
+        raise UserError("say what to score: either --params FILE or --pretrained NAME")
+    if not options.pretrained:
+        return None
+    from model.zoo import released_by_name
+
+    try:
+        released, path = released_by_name(options.pretrained)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    options.params = str(path)
+    return released.description
+
+
+def open_data(options, description):
+    """The data set and batches of its test images."""
+    described = description.get("dataset", {})
+    name = options.dataset or described["name"]
+    if name in list_datasets() or not (options.use_rec or options.dataset == "imagenet"
+                                       or "image_size" in described
+                                       and described["image_size"] != 32):
+        if options.crops != 1:
+            raise UserError("--crops is for ImageNet-like data")
+        from data import get_dataset
+        from data.batches import Batches
+
+        dataset = get_dataset(name, options.data_dir, options.data_url)
+        return dataset, Batches(dataset.test, options.batch_size, train=False)
+    from data.imagenet import validation_batches
+
+    return validation_batches(
+        options.use_rec, options.data_dir or "~/.mxnet/datasets/imagenet", options.rec_val,
+        options.rec_val_idx, options.batch_size,
+        options.input_size or described.get("image_size", 224), options.crop_ratio,
+        options.crops, options.num_data_workers, name, described.get("class_names"))
 
 
 def make_network(options, description, dataset, contexts):
@@ -67,9 +124,20 @@ def make_network(options, description, dataset, contexts):
     return net
 
 
-def score(options, net, description, dataset, contexts):
+class _Averaged:
+    """A network that gives images of several crops the mean of the crops' predictions."""
+
+    def __init__(self, net, crops):
+        self.net, self.crops = net, crops
+
+    def __call__(self, x):
+        """(N * crops, 3, H, W) -> logarithms of the mean shares (N, classes)."""
+        shares = self.net(x).astype("float32").softmax()
+        return shares.reshape((-1, self.crops, shares.shape[1])).mean(axis=1).clip(1e-37, 1).log()
+
+
+def score(options, net, description, dataset, batches, contexts):
     """Scores on the test images, and the seconds that took."""
-    from data.batches import Batches
     from training.fit import Normalize, evaluate
     from training.progress import Progress
 
@@ -77,10 +145,15 @@ def score(options, net, description, dataset, contexts):
     source = description.get("dataset", {})
     normalize = Normalize(source.get("mean", dataset.mean), source.get("std", dataset.std),
                           options.dtype)
-    batches = Batches(dataset.test, options.batch_size, train=False)
+    prepare = normalize
+    if options.crops > 1:
+        net = _Averaged(net, options.crops)
+
+        def prepare(images, ctx):
+            return normalize(images.reshape((-1, *images.shape[2:])), ctx)
     progress = Progress("evaluating", len(batches))
     start = time.monotonic()
-    scores = evaluate(net, batches, normalize, contexts, progress)
+    scores = evaluate(net, batches, prepare, contexts, progress)
     progress.close()
     return scores, time.monotonic() - start
 
@@ -106,6 +179,38 @@ def report(description, dataset, scores, seconds):
         print(f"the file's own record: after {description['epoch'] + 1} epochs, "
               f"{description['val_name']} accuracy "
               f"{100 * description['figures']['val_accuracy']:.2f} %")
+
+
+def table_row(options, description, dataset, scores, seconds):
+    """The scores as a row of --csv."""
+    low, high = interval(1 - scores["accuracy"], scores["count"])
+    return dict(zip(_COLUMNS, (
+        options.params, description["model"], dataset.name, scores["count"],
+        1 - scores["accuracy"], low, high, 1 - scores["top5_accuracy"], scores["loss"],
+        scores["count"] / seconds, options.crops, dataset.image_size, options.dtype)))
+
+
+def append_row(path, row):
+    """Append to a CSV file; the file is replaced as a whole, so it is never half written."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            before = stream.read()
+    except FileNotFoundError:
+        before = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --csv {path}: {error}") from None
+    if not before:
+        writer.writeheader()
+    elif before.splitlines()[0] != ",".join(_COLUMNS):
+        raise UserError(f"--csv {path} is another table: its columns are not "
+                        f"{', '.join(_COLUMNS)}")
+    writer.writerow(row)
+    try:
+        write_text(path, before + text.getvalue())
+    except OSError as error:
+        raise UserError(f"cannot write --csv {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

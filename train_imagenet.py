@@ -17,13 +17,14 @@ from training.errors import UserError, run_script
 from training.options import (
     Parser,
     add_device_options,
+    add_image_options,
     add_network_options,
     add_run_options,
     add_training_options,
+    add_v1b_options,
     fraction,
     natural,
     positive_float,
-    positive_int,
 )
 
 _KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
@@ -57,48 +58,10 @@ def make_parser():
 def _add_network(parser):
     group = add_network_options(parser, "resnet50_v1b", "how many of the four stages get the "
                                                         "unit (default: 2)")
-    add = group.add_argument
-    add("--norm-layer", metavar="NAME",
-        help="normalisation: BatchNorm, SyncBatchNorm, GroupNorm (default: BatchNorm)")
-    add("--last-gamma", action="store_true", default=None,
-        help="begin with every block as an identity: scale 0 in its last normalisation")
-    for name, text in (("deep-stem", "three 3x3 convolutions in place of the 7x7 one"),
-                       ("avg-down", "average pooling before the 1x1 convolution of a shortcut"),
-                       ("dilated", "dilation in place of stride in the last two stages")):
-        add(f"--{name}", action="store_true", default=None, help=text)
-    add("--final-drop", type=fraction, metavar="P", help="the same as --drop-rate")
-    add("--pretrained", "--use-pretrained", action="store_true",
+    add_v1b_options(group)
+    group.add_argument(
+        "--pretrained", "--use-pretrained", action="store_true",
         help="start from released parameters of this network")
-
-
-def add_image_options(parser, train=True):
-    """Where the images are and how they are cropped; shared with evaluate.py."""
-    group = parser.add_argument_group("data" if train else "ImageNet-like data")
-    add = group.add_argument
-    if train:
-        add("--dataset", default="imagenet", metavar="NAME",
-            help="what the data are called in names of runs and in descriptions")
-        add("--data-dir", default="~/.mxnet/datasets/imagenet", metavar="DIR",
-            help="folder with train/<class>/ and val/<class>/, without --use-rec")
-        add("-j", "--num-data-workers", "--num-workers", type=natural, default=4, metavar="N",
-            help="threads that decode images")
-        for which, what in (("train", "training"), ("val", "validation")):
-            _add_records(add, which, what)
-    else:
-        _add_records(add, "val", "validation")
-    add("--use-rec", action="store_true", help="read RecordIO files, not folders")
-    add("--input-size", type=positive_int, default=224, metavar="PX",
-        help="side of the crops in pixels")
-    add("--crop-ratio", type=fraction, default=0.875, metavar="F",
-        help="side of a validation crop by the shorter side of the image")
-    return group
-
-
-def _add_records(add, which, what):
-    add(f"--rec-{which}", default=f"~/.mxnet/datasets/imagenet/rec/{which}.rec",
-        metavar="FILE.rec", help=f"{what} images")
-    add(f"--rec-{which}-idx", metavar="FILE.idx", help=f"index of --rec-{which} (default: the "
-        "file beside it)")
 
 
 class _Sets(argparse.Action):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data.dataset import DataError
-from data.photos import FolderPhotos, PhotoBatches, decode
+from data.photos import FolderPhotos, PhotoBatches, decode, list_photos
 from data.streams import bit_stream
 
 __all__ = ["ImageNetData", "RecordFile", "RecordBatches", "undecodable", "open_imagenet",
@@ -69,7 +69,8 @@ class ImageNetData:
     @property
     def description(self):
         """One line that counts images and classes."""
-        return (f"{self.title}: {self.num_train:,} training and {self.num_val:,} validation "
+        train = f"{self.num_train:,} training and " if self.num_train else ""
+        return (f"{self.title}: {train}{self.num_val:,} validation "
                 f"images of {self.classes:,} classes, {self.image_size} x {self.image_size} pixels")
 
 
@@ -379,15 +380,16 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
     return data, train, val
 
 
-def validation_batches(classes=None, use_rec=False, data_dir=None, rec_val=None,
+def validation_batches(use_rec=False, data_dir=None, rec_val=None,
                        rec_val_idx=None, batch_size=128, size=224, crop_ratio=0.875, crops=1,
-                       workers=4, name="imagenet"):
+                       workers=4, name="imagenet", class_names=None):
     """Data for evaluation alone.
 
     Parameters
     ----------
-    classes : int, optional
-        Classes of the network; the data's own number if not given.
+    class_names : list of str, optional
+        Classes of the network, in the order of its outputs; the data may lack some, but have
+        no others. The data's own if not given.
     crops : {1, 10}, default 1
         Crops of each image.
 
@@ -399,13 +401,20 @@ def validation_batches(classes=None, use_rec=False, data_dir=None, rec_val=None,
     """
     if use_rec:
         photos = RecordFile(rec_val, rec_val_idx)
-        class_names = photos.class_names()
+        found = photos.class_names()
+        class_names = class_names or found
+        if photos.rec.with_name("synset.txt").is_file() and list(class_names) != found:
+            raise DataError(f"{photos.rec} has other classes than the network: "
+                            f"{photos.rec.with_name('synset.txt')} differs from the "
+                            "description of the network")
     else:
-        _, photos = _open_folder(data_dir)
+        folder = Path(data_dir).expanduser()
+        if class_names is None and (folder / "train").is_dir():
+            class_names = list_photos(folder / "train")[0]
+        photos = FolderPhotos(folder / "val", class_names)
         class_names = photos.wnids
     batches = PhotoBatches(photos, batch_size, size, train=False, crop_ratio=crop_ratio,
-                           crops=crops, classes=max(classes or 0, len(class_names)),
-                           workers=workers)
+                           crops=crops, classes=len(class_names), workers=workers)
     return ImageNetData(name, name, class_names, 0, len(photos), size), batches
 
 

@@ -11,7 +11,8 @@ from .files import read_json
 
 __all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
            "names", "numbers", "Parser", "add_network_options", "add_cifar_network_options",
-           "add_training_options", "add_device_options", "add_run_options"]
+           "add_v1b_options", "add_image_options", "add_training_options", "add_device_options",
+           "add_run_options"]
 
 
 # ---- types: each names its range in the error -------------------------------------------
@@ -59,6 +60,11 @@ def non_negative(text):
 def fraction(text):
     """A number from 0 up to, but not including, 1."""
     return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
+
+
+def positive_fraction(text):
+    """A number above 0, up to 1."""
+    return _number(text, float, lambda v: 0 < v <= 1, "a number above 0, up to 1")
 
 
 def precision(text):
@@ -212,6 +218,51 @@ def add_cifar_network_options(parser, model):
         help="first layers of resnet18 ... resnet152: 3x3, or 7x7 and a max-pool "
              "(default: conv3)")
     return group
+
+
+def add_v1b_options(group):
+    """The options that only the ImageNet networks have, for a group of network options."""
+    add = group.add_argument
+    add("--norm-layer", metavar="NAME",
+        help="normalisation of the ImageNet networks: BatchNorm, SyncBatchNorm, GroupNorm "
+             "(default: BatchNorm)")
+    for name, text in (
+            ("last-gamma", "begin with every block as an identity: scale 0 in its last "
+                           "normalisation"),
+            ("deep-stem", "three 3x3 convolutions in place of the 7x7 one"),
+            ("avg-down", "average pooling before the 1x1 convolution of a shortcut"),
+            ("dilated", "dilation in place of stride in the last two stages")):
+        add(f"--{name}", action="store_true", default=None, help=text)
+    add("--final-drop", type=fraction, metavar="P", help="the same as --drop-rate")
+
+
+def add_image_options(parser, train=True):
+    """Where the images of ImageNet-like data are, and how they are cropped."""
+    group = parser.add_argument_group("data" if train else "ImageNet-like data")
+    add = group.add_argument
+    if train:
+        add("--dataset", default="imagenet", metavar="NAME",
+            help="what the data are called in names of runs and in descriptions")
+        add("--data-dir", default="~/.mxnet/datasets/imagenet", metavar="DIR",
+            help="folder with train/<class>/ and val/<class>/, without --use-rec")
+        _add_records(add, "train", "training")
+    _add_records(add, "val", "validation")
+    add("--use-rec", action="store_true", help="read RecordIO files, not folders")
+    add("-j", "--num-data-workers", "--num-workers", type=natural, default=4, metavar="N",
+        help="threads that decode images")
+    add("--input-size", type=positive_int, default=224 if train else None, metavar="PX",
+        help="side of the crops in pixels" + ("" if train else
+                                              " (default: the described one, or 224)"))
+    add("--crop-ratio", type=positive_fraction, default=0.875, metavar="F",
+        help="side of a validation crop by the shorter side of the image")
+    return group
+
+
+def _add_records(add, which, what):
+    add(f"--rec-{which}", default=f"~/.mxnet/datasets/imagenet/rec/{which}.rec",
+        metavar="FILE.rec", help=f"{what} images")
+    add(f"--rec-{which}-idx", metavar="FILE.idx",
+        help=f"index of --rec-{which} (default: the file beside it)")
 
 
 def add_training_options(parser, **defaults):
