@@ -116,6 +116,13 @@ def test_a_full_disk(files, tmp_path):
     assert again.returncode == 0, again.stderr
     assert len((tmp_path / "logs/run/metrics.csv").read_text().splitlines()) == 3
 
+    # No byte of any file can be written.
+    limited = subprocess.run(
+        scripts.command("train_cifar.py", "--overwrite", *_options(files, "--num-epochs", 1)),
+        cwd=tmp_path, text=True, capture_output=True, timeout=120, preexec_fn=_limited(0))
+    assert limited.returncode == 2 and "Traceback" not in limited.stderr, limited.stderr
+    assert "error: cannot write" in limited.stderr
+
 
 def test_a_loss_that_is_not_finite_stops_the_run(files, tmp_path):
     result = scripts.run("train_cifar.py", *_options(

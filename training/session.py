@@ -12,11 +12,13 @@ import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
+from params_format import ParamsError, check_params
+
 from . import interruption
 from .device import select_contexts
 from .errors import UserError
 from .files import read_json, write_json
-from .fit import Fit, FitOptions, Normalize, evaluate
+from .fit import Fit, FitOptions, Normalize, SaveFailed, evaluate
 from .history import close_log, open_log
 from .objective import Objective
 from .progress import format_seconds
@@ -224,8 +226,11 @@ def _check_goes_on(options, stored):
 
 def write_config(run, options):
     """Write the options into config.json, for --config and --resume."""
-    write_json(run.config, {key: value for key, value in vars(options).items()
-                            if key not in _PASSING})
+    try:
+        write_json(run.config, {key: value for key, value in vars(options).items()
+                                if key not in _PASSING})
+    except OSError as error:
+        raise UserError(f"cannot write {run.config}: {error.strerror}") from None
 
 
 # ---- the parts of a run -----------------------------------------------------------------------
@@ -343,7 +348,11 @@ def _report(log, run, fit, result, dataset, test_batches, seconds):
         result["test"] = _test_scores(fit, run, test_batches)
         for which, score in result["test"].items():
             log.info(f"{which}: test accuracy {100 * score['accuracy']:.2f} %")
-    write_json(run.result, {**result, "val_name": val_name})
+    try:
+        write_json(run.result, {**result, "val_name": val_name})
+    except OSError as error:
+        raise SaveFailed(f"cannot write {run.result}: {error.strerror}. Make room, and write it "
+                         "with --resume") from None
     log.info(f"took {format_seconds(seconds)}")
     for what, path in (("params", run.params), ("log", run.log_file), ("metrics", run.metrics),
                        ("curves", run.curves)):
@@ -355,6 +364,11 @@ def _test_scores(fit, run, test_batches):
     """Test scores of the last and of the selected network, where training never saw them."""
     scores = {}
     for which in ("last", "best"):
-        fit.predictor.load_parameters(str(run.params / f"{which}.params"), ctx=fit.contexts)
+        path = run.params / f"{which}.params"
+        try:
+            check_params(path)
+        except ParamsError as error:
+            raise UserError(f"{path}: {error}") from None
+        fit.predictor.load_parameters(str(path), ctx=fit.contexts)
         scores[which] = evaluate(fit.predictor, test_batches, fit.normalize, fit.contexts)
     return scores
