@@ -202,12 +202,8 @@ class _Step:
         else:
             self.trainer.step(images)
 
-    def gradients(self, epoch, step, images, labels, penalty=None):
-        """Compute the gradients and leave them; returns the same.
-
-        `penalty`, if given, is a function of the context, differentiable, (1,): it is added
-        to the loss of each image, but is no part of what is returned.
-        """
+    def gradients(self, epoch, step, images, labels):
+        """Compute the gradients and leave them; returns the same."""
         if self.reseed:
             # Dropout draws from MXNet's own stream: tie it to the step, so that a resumed
             # run draws the same masks.
@@ -223,12 +219,11 @@ class _Step:
             with autograd.record():
                 logits = self.net(x)
                 loss = self.objective(logits, target)
-                total = nd.broadcast_add(loss, penalty(ctx)) if penalty else loss
-            outputs.append((loss, logits, target, total))
-        totals = [total for _, _, _, total in outputs]
-        autograd.backward(totals, self.scaling.head_gradients(totals) if self.scaling else None)
-        return ([loss.sum() for loss, _, _, _ in outputs],
-                [_hits(logits, target) for _, logits, target, _ in outputs])
+            outputs.append((loss, logits, target))
+        losses = [loss for loss, _, _ in outputs]
+        autograd.backward(losses, self.scaling.head_gradients(losses) if self.scaling else None)
+        return ([loss.sum() for loss in losses],
+                [_hits(logits, target) for _, logits, target in outputs])
 
 
 def _seed_of(*numbers):
@@ -423,7 +418,7 @@ class Fit:
             return False
         path, state = found
         # Networks may differ although their parameters fit: attention in another order.
-        if state.get("network") != self._network():
+        if state["network"] != self._network():
             raise UserError(f"the run in {self.run.checkpoints} trains another network; choose "
                             "another --name, or replace it with --overwrite")
         load_checkpoint(path, state, self.net, self.trainer)
