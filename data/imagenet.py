@@ -118,19 +118,24 @@ class RecordFile:
         path = self.rec.with_suffix(".lst")
         if not path.is_file():
             return {}
-        rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
         try:
+            rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
             return {int(row[0]): (int(float(row[1])), row[-1]) for row in rows}
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, OverflowError):
             raise DataError(f"{path} is not the list of a record file") from None
 
     def class_names(self):
         """From synset.txt, else numbers up to the largest label there is."""
         synset = self.rec.with_name("synset.txt")
         if synset.is_file():
-            lines = synset.read_text(encoding="utf-8").splitlines()
+            try:
+                lines = synset.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError:
+                raise DataError(f"{synset} is not a list of names") from None
             return [line.strip() for line in lines if line.strip()]
         labels = [label for label, _ in self.listing.values()] or self.labels()
+        if not 0 <= min(labels) <= max(labels) < 1 << 20:
+            raise DataError(f"{self.rec} has labels from {min(labels)} to {max(labels)}")
         return [str(label) for label in range(max(labels) + 1)]
 
     def labels(self):
@@ -145,7 +150,10 @@ class RecordFile:
                                     f"starts at byte {place}")
                 _, _, flag, label, _, _ = _HEADER.unpack(head)
                 if flag:
-                    label, = struct.unpack("<f", stream.read(4))
+                    label, = struct.unpack("<f", stream.read(4).ljust(4, b"\xff"))
+                if not 0 <= label < 1 << 24:
+                    raise DataError(f"{self.rec}: the record at byte {place} has the label "
+                                    f"{label}")
                 labels.append(int(label))
         return labels
 
@@ -178,7 +186,10 @@ class RecordFile:
             reader.close()
         if record is None:
             raise DataError(f"{self.name(number)} lies behind the end of the file")
-        return mx.recordio.unpack(record)
+        try:
+            return mx.recordio.unpack(record)
+        except (struct.error, ValueError):
+            raise DataError(f"{self.name(number)} is too short for its header") from None
 
 
 def undecodable(record_file, limit=5, log=None):

@@ -18,6 +18,7 @@ import signal
 import sys
 import tarfile
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,9 +30,11 @@ import train_cifar
 from data import DataError
 from data.cifar import CIFAR10, load_cifar10
 from data.download import unpack
+from data.imagenet import RecordFile, decode
+from data.packing import pack
 from model.structure import OPERATIONS, Structure
 from model.zoo import describe
-from tests.data import cifar_files
+from tests.data import cifar_files, photo_files
 from tests.golden_cases import FOLDER
 from trained import find_description, load_network
 from training.checkpoint import CheckpointError, newest_state, save_checkpoint
@@ -198,6 +201,26 @@ def _archive(folder):
     return read, (DataError,), folder / "archive.tar.gz", content
 
 
+def _records(folder, damaged="val.rec"):
+    """A record file of photographs, or what lies beside it."""
+    photo_files.write_tree(folder / "photos", train=1)
+    pack(folder / "photos", folder / "rec", resize=40, workers=1, log=lambda line: None)
+
+    def read(path):
+        records = RecordFile(folder / "rec/val.rec")
+        assert all(label >= 0 for label in records.labels())
+        assert records.class_names()
+        for number in range(len(records)):
+            try:
+                decode(records.read(number)[0])
+            except ValueError as error:         # of which the readers make a line with the name
+                assert str(error).strip()
+
+    (folder / "rec/synset.txt").unlink()        # so that the list has a say
+    path = folder / "rec" / damaged
+    return read, (DataError,), path, path.read_bytes()
+
+
 _HOSTILE_TYPES = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE,
                   tarfile.DIRTYPE, tarfile.REGTYPE)
 
@@ -228,6 +251,9 @@ KINDS = {"configurations": (_config, mutate_json),
          "checkpoint states": (_state, mutate_json),
          "CIFAR files": (_binary, mutate_bytes),
          "class names": (_class_names, mutate_bytes),
+         "record files": (_records, mutate_bytes),
+         **{f"{suffix} beside record files": (partial(_records, damaged=name), mutate_bytes)
+            for suffix, name in (("indices", "val.idx"), ("lists", "val.lst"))},
          "archives": (_archive, mutate_archive)}
 
 
