@@ -49,8 +49,10 @@ def decode(content):
     ValueError
         If the bytes are no complete image; the text says why.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+    # GluonCV, once imported, has Pillow fill the missing part of any file with grey.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()

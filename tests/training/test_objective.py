@@ -1,9 +1,9 @@
 import mxnet as mx
 import numpy as np
 import pytest
-from mxnet import nd
+from mxnet import autograd, gluon, nd
 
-from training.objective import Objective, cutmix, mixup
+from training.objective import Distillation, Objective, cutmix, mixup
 
 
 def _batch(n=6, classes=4):
@@ -103,3 +103,42 @@ def test_gradient_of_smoothed_targets():
                                            (True, {"mixup_alpha": 0.1})])
 def test_soft(soft, options):
     assert Objective(4, **options).soft is soft
+
+
+def test_mixing_ends_with_its_epochs():
+    x, label = _batch()
+    objective = Objective(4, mixup_alpha=1.0, mix_epochs=2)
+    for epoch, mixed in ((0, True), (1, True), (2, False)):
+        changed, target = objective.prepare(x, label, _rng, epoch)
+        assert (changed is not x) == mixed
+        assert (target.max(axis=1).asnumpy().min() < 1) == mixed
+
+
+def test_distillation_is_its_formula_and_leaves_the_teacher_alone():
+    x, label = _batch()
+    teacher = gluon.nn.HybridSequential()
+    teacher.add(gluon.nn.BatchNorm(in_channels=3), gluon.nn.Flatten(),
+                gluon.nn.Dense(4, in_units=3 * 64), gluon.nn.Dropout(0.5))
+    teacher.initialize(mx.init.Normal(0.1))
+    before = [p.data().asnumpy() for p in teacher.collect_params().values()]
+    objective = Distillation(4, teacher, temperature=3.0, hard_weight=0.25, label_smoothing=0.1)
+    logits = nd.array(np.random.default_rng(2).normal(size=(6, 4)))
+    logits.attach_grad()
+    with autograd.record():    # the loop prepares outside; inside, the teacher still predicts
+        _, target = objective.prepare(x, label, rng=None)
+        loss = objective(logits, target)
+    loss.backward()
+
+    def softmax(z):
+        e = np.exp(z - z.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+    shares = softmax(teacher(x).asnumpy() / 3)    # no dropout, running statistics
+    soft = -(shares * np.log(softmax(logits.asnumpy() / 3))).sum(axis=1)
+    hard = -(target[0].asnumpy() * np.log(softmax(logits.asnumpy()))).sum(axis=1)
+    np.testing.assert_allclose(loss.asnumpy(), 0.25 * hard + 0.75 * 9 * soft, rtol=1e-5)
+    expected = (0.25 * (softmax(logits.asnumpy()) - target[0].asnumpy())
+                + 0.75 * 3 * (softmax(logits.asnumpy() / 3) - shares))
+    np.testing.assert_allclose(logits.grad.asnumpy(), expected, rtol=1e-4, atol=1e-6)
+    for one, two in zip(before, teacher.collect_params().values()):
+        np.testing.assert_array_equal(one, two.data().asnumpy())

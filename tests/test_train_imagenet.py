@@ -1,0 +1,227 @@
+"""train_imagenet.py and its evaluation, run as a user runs them, on real photographs."""
+import csv
+import os
+import re
+import shutil
+from pathlib import Path
+
+import mxnet_compat  # noqa: F401  (comes before mxnet)
+import mxnet as mx
+import numpy as np
+import pytest
+
+import train_imagenet
+from tests import scripts
+from tests.data.photo_files import broken_files, write_tree
+from training.errors import UserError
+
+_TIMES = {"images_per_s", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Real photographs of 6 classes: 4 copies of each for training, one for validation."""
+    source = Path(os.environ.get("ATAC_SHARED_DATA", scripts.ROOT.parent / "shared" / "data"))
+    source = source / "imagenet-sample"
+    if not source.is_dir():
+        pytest.skip(f"no real photographs: {source} does not exist (ATAC_SHARED_DATA names its "
+                    "parent)")
+    folder = tmp_path_factory.mktemp("photos")
+    for wnid in sorted(path for path in source.iterdir() if path.is_dir())[:6]:
+        photo = next(wnid.iterdir())
+        for part, copies in (("train", 4), ("val", 1)):
+            (folder / part / wnid.name).mkdir(parents=True)
+            for k in range(copies):
+                shutil.copyfile(photo, folder / part / wnid.name / f"{k}.JPEG")
+    (folder / "train" / wnid.name / "cut.JPEG").write_bytes(broken_files()["cut.JPEG"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(photos):
+    result = scripts.run("data/imagenet.py", "pack", photos, photos / "rec", "--resize", 80,
+                         "-j", 1, cwd=photos, PYTHONPATH=str(scripts.ROOT))
+    assert result.returncode == 0, result.stderr
+    assert "skipped train/" in result.stdout and "cut.JPEG: " in result.stdout
+    return photos / "rec"
+
+
+def _options(records, *more):
+    return ("--use-rec", "--rec-train", records / "train.rec", "--rec-val", records / "val.rec",
+            "--model", "resnet18_v1b", "--input-size", 64, "--batch-size", 6, "--lr", 0.01,
+            "--lr-mode", "constant", "--num-epochs", 2, "--log-interval", 2, "-j", 1,
+            "--num-gpus", 0, *more)
+
+
+def _metrics(folder):
+    with open(folder / "metrics.csv", newline="") as stream:
+        return [{key: value for key, value in row.items() if key not in _TIMES}
+                for row in csv.DictReader(stream)]
+
+
+@pytest.fixture(scope="module")
+def finished(records, tmp_path_factory):
+    """A finished run of 2 epochs with label smoothing and mixup: its folder and its output."""
+    folder = tmp_path_factory.mktemp("finished")
+    result = scripts.run("train_imagenet.py", *_options(
+        records, "--name", "run", "--last-gamma", "--no-wd", "--checkpoint-every", 3), cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_it_trains_on_photographs(finished):
+    folder, result = finished
+    rows = _metrics(folder / "logs/run")
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert "24 training and 6 validation images of 6 classes" in result.stdout
+    assert re.search(r"\[Epoch 1\] validation: err-top1=[\d.]+ err-top5=[\d.]+", result.stdout)
+    assert re.search(r"Epoch\[0\] Batch \[1\]\tSpeed: [\d.]+ samples/sec\taccuracy=", result.stdout)
+    # All parameters are counted, also those whose shapes GluonCV settles late: ResNet-18 has
+    # 11.2 M, of which 8.4 M in the last stage.
+    count = int(re.search(r"([\d,]+) trained parameters", result.stdout).group(1).replace(",", ""))
+    assert 11e6 < count < 14e6
+
+
+def test_resumed_within_an_epoch_it_ends_with_the_same_bits(finished, tmp_path):
+    folder, _ = finished
+    for part in ("logs", "params"):
+        shutil.copytree(folder / part, tmp_path / part)
+    checkpoints = sorted((tmp_path / "params/run/checkpoints").iterdir())
+    shutil.rmtree(checkpoints[-1])    # leaves step 7: three of the second epoch's four
+    assert checkpoints[0].name == "step-000000007"
+    resumed = scripts.run("train_imagenet.py", "--resume", "logs/run", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed from" in resumed.stdout
+    assert _metrics(tmp_path / "logs/run") == _metrics(folder / "logs/run")
+    for which in ("best", "last"):
+        assert ((tmp_path / f"params/run/{which}.params").read_bytes()
+                == (folder / f"params/run/{which}.params").read_bytes())
+
+
+def test_evaluation_counts_and_tabulates(finished, records, photos, tmp_path):
+    folder, result = finished
+    error = re.findall(r"err-top1=([\d.]+)", result.stdout)[-1]
+    params = folder / "params/run/last.params"
+    table = tmp_path / "scores.csv"
+    for source in (("--use-rec", "--rec-val", records / "val.rec"),
+                   ("--data-dir", photos, "--crops", 10)):
+        scored = scripts.run("evaluate.py", "--params", params, *source, "--csv", table,
+                             "--batch-size", 4, "-j", 1, "--num-gpus", 0, cwd=tmp_path)
+        assert scored.returncode == 0, scored.stderr
+        assert "6 images, " in scored.stdout and "95 % interval" in scored.stdout
+    with open(table, newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["images"], row["crops"]) for row in rows] == [("6", "1"), ("6", "10")]
+    assert float(rows[0]["top1_error"]) == pytest.approx(float(error), abs=1e-6)
+    assert float(rows[0]["top1_low"]) <= float(rows[0]["top1_error"]) <= float(
+        rows[0]["top1_high"])
+
+
+def test_half_precision_files_are_evaluated_on_a_cpu(finished, records, tmp_path):
+    """Described by options, as a file without a JSON beside it; and by the wrong options."""
+    folder, _ = finished
+    arrays = mx.nd.load(str(folder / "params/run/last.params"))
+    mx.nd.save(str(tmp_path / "half.params"),
+               {key: array.astype("float16") for key, array in arrays.items()})
+    common = ("--params", "half.params", "--dataset", "imagenet", "--use-rec", "--rec-val",
+              records / "val.rec", "--model", "resnet18_v1b", "--input-size", 64, "--num-gpus", 0)
+    scored = scripts.run("evaluate.py", *common, "--act-type", "ChaATAC", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    wrong = scripts.run("evaluate.py", *common, "--act-type", "relu", cwd=tmp_path)
+    scripts.assert_user_error(wrong, "written by another network", "in the file are not in")
+
+
+@pytest.mark.slow
+def test_folders_a_teacher_and_softened_targets(photos, finished, tmp_path):
+    """Without --use-rec, with distillation from the finished run; the teacher stays as it is."""
+    folder, _ = finished
+    teacher = folder / "params/run/last.params"
+    before = teacher.read_bytes()
+    broken = next((photos / "train").rglob("cut.JPEG"))
+    content = broken.read_bytes()
+    common = ("--data-dir", photos, "--model", "resnet18_v1b", "--input-size", 32, "-j", 1,
+              "--batch-size", 12, "--num-epochs", 1, "--num-gpus", 0, "--lr", 0.001)
+    died = scripts.run("train_imagenet.py", *common, "--batch-size", 25, "--name", "b",
+                       cwd=tmp_path)
+    scripts.assert_user_error(died, "cut.JPEG cannot be decoded")
+    broken.unlink()
+    try:
+        result = scripts.run(
+            "train_imagenet.py", *common, "--teacher", "resnet18_v1b", "--teacher-params", teacher,
+            "--mixup", "--cutmix", "--label-smoothing", "--name", "pupil", cwd=tmp_path)
+    finally:
+        broken.write_bytes(content)
+    assert result.returncode == 0, result.stderr
+    assert np.isfinite(float(_metrics(tmp_path / "logs/pupil")[0]["train_loss"]))
+    assert teacher.read_bytes() == before
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+def test_the_published_command_line_is_understood():
+    """Every flag of the authors' script, with a value it takes there."""
+    line = """--mode hybrid --lr 0.075 --lr-mode cosine --num-epochs 160 --batch-size 128
+        --num-gpus 2 -j 48 --warmup-epochs 5 --use-rec --dtype float16 --last-gamma --no-wd
+        --label-smoothing --save-dir params_resnet50_v1b_ChaATAC_2
+        --logging-file resnet50_v1b_ChaATAC_2.log --r 2 --act-type ChaATAC --act-layers 2
+        --rec-train a --rec-train-idx b --rec-val c --rec-val-idx d --data-dir e --summary
+        --momentum 0.9 --wd 0.0001 --lr-decay 0.1 --lr-decay-period 0 --lr-decay-epoch 40,60
+        --warmup-lr 0.0 --input-size 224 --crop-ratio 0.875 --mixup --mixup-alpha 0.2
+        --mixup-off-epoch 10 --teacher resnet50_v1b --temperature 20 --hard-weight 0.5
+        --save-frequency 10 --resume-epoch 0 --log-interval 50 --use-gn --use_se
+        --use-pretrained --num-data-workers 4"""
+    options = train_imagenet.make_parser().parse_args(line.split())
+    assert (options.reduction, options.save_period, options.norm_layer, options.attention) == (
+        2, 10, "GroupNorm", "SE")
+    assert (options.last_gamma, options.label_smoothing, options.mixup) == (True, 0.1, 0.2)
+
+
+def test_defaults():
+    options = train_imagenet.make_parser().parse_args([])
+    assert (options.model, options.lr, options.num_epochs, options.batch_size, options.optimizer,
+            options.weight_decay, options.lr_mode, options.kv_store) == (
+        "resnet50_v1b", 0.075, 160, 128, "nag", 1e-4, "cosine", "device")
+    description = train_imagenet.describe(options)
+    assert description["options"]["activation"] == "ChaATAC"
+
+
+@pytest.fixture(scope="module")
+def drawn_tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("drawn"), classes=2, train=2, val=1)
+
+
+_ERRORS = [
+    (["--dtype", "bfloat16"], "cannot be bfloat16: MXNet"),
+    (["--dtype", "float16"], "float16 needs a GPU"),
+    (["--kv-store", "dist_async"], "--kv-store: invalid choice"),
+    (["--kv-store", "nccl"], "between GPUs"),
+    (["--kv-store", "dist_sync"], "launcher"),
+    (["--batch-norm"], "it was for VGG"),
+    (["--resume-epoch", "3"], "--resume"),
+    (["--resume-states", "x.states"], "pickles"),
+    (["--pretrained"], "no parameters of this resnet50_v1b on imagenet are released"),
+    (["--mixup-alpha", "0.3"], "without --mixup"),
+    (["--teacher-params", "x"], "without --teacher"),
+    (["--teacher", "resnet51", "--teacher-params", "x.params"], "neither this project nor"),
+    (["--teacher", "resnet18_v1b", "--teacher-params", "x.params"], "cannot read parameters"),
+    (["--use-rec", "--rec-train", "none.rec"], "there is no file none.rec"),
+    (["--data-dir", "none"], "there is no folder none"),
+    (["--batch-size", "64"], "do not fill one batch"),
+    (["--crop-ratio", "1.5"], "above 0, up to 1"),
+    (["--norm-layer", "LayerNorm"], "unknown normalisation 'LayerNorm'"),
+    (["--blocks", "3"], "unrecognized arguments"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", _ERRORS, ids=lambda v: " ".join(v)[:30]
+                         if isinstance(v, list) else "")
+def test_bad_input_is_one_line_before_anything_is_written(arguments, message, drawn_tree,
+                                                          tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--data-dir", str(drawn_tree), "--num-epochs", "1", "--batch-size", "2", "--num-gpus",
+            "0", "--input-size", "32", *arguments]
+    with pytest.raises((UserError, ValueError)) as caught:
+        train_imagenet.main(argv)
+    assert message in str(caught.value)
+    assert not any((tmp_path / folder / "x").exists() for folder in ("params", "logs"))
