@@ -26,6 +26,7 @@ from .checkpoint import (
 )
 from .errors import UserError
 from .files import replacing, sha256, write_json
+from .finite import all_finite
 from .history import History, batch_line, draw_curves, epoch_lines
 from .loss_scale import LossScale
 from .progress import Progress
@@ -602,12 +603,8 @@ class Fit:
 
     def _check_finite(self):
         """Weights that are not finite must not take the place of the last good ones."""
-        groups = {}
-        for parameter in self.net.collect_params().values():
-            array = parameter.data(parameter.list_ctx()[0])
-            groups.setdefault(array.dtype, []).append(array)
-        if not all(nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar()
-                   for arrays in groups.values()):
+        if not all_finite(parameter.data(parameter.list_ctx()[0])
+                          for parameter in self.net.collect_params().values()):
             raise NonFiniteLoss(
                 f"weights are not finite in epoch {self.position.epoch}, after step "
                 f"{self.position.totals.step}: training stops; the last checkpoint is kept. A "

@@ -9,6 +9,7 @@ import mxnet_compat  # noqa: F401  (comes before mxnet)
 from mxnet import nd
 
 from .errors import UserError
+from .finite import all_finite
 
 __all__ = ["LossScale"]
 
@@ -92,10 +93,5 @@ class LossScale:
     @staticmethod
     def _finite(trainer):
         """Whether all gradients are; after the sum over devices they are the same on each."""
-        groups = {}
-        for parameter in trainer._params:
-            if parameter.grad_req != "null":
-                gradient = parameter.list_grad()[0]
-                groups.setdefault(str(gradient.dtype), []).append(gradient)
-        return all(nd.multi_all_finite(*group, num_arrays=len(group)).asscalar()
-                   for group in groups.values())
+        return all_finite(parameter.list_grad()[0] for parameter in trainer._params
+                          if parameter.grad_req != "null")
