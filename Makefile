@@ -7,11 +7,12 @@
 # Test files that run at a time, one thread each.
 TEST_WORKERS ?= 2
 
-.PHONY: help demo test lint env env-dev
+.PHONY: help demo test check-gpu lint env env-dev
 
 help:
 	@echo "make demo    train ChaATAC on the built-in data set (minutes on a CPU), then evaluate it"
 	@echo "make test    run the tests"
+	@echo "make check-gpu  train and evaluate in float16 on one or two GPUs, if there are any"
 	@echo "make lint    check the code's style"
 	@echo "make env     only build .venv"
 
@@ -29,6 +30,9 @@ demo: env
 
 test: env-dev
 	.venv/bin/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile
+
+check-gpu: env
+	.venv/bin/python tools/check_gpu.py
 
 lint: env-dev
 	.venv/bin/ruff check

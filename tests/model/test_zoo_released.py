@@ -1,0 +1,52 @@
+"""Released parameters are verified before they are read."""
+import hashlib
+
+import pytest
+
+from model import zoo
+from model.zoo import Released, WeightsError, released_by_name, released_file, verify_file
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    content = b"parameters"
+    (tmp_path / "net.params").write_bytes(content)
+    entry = Released("net-cifar10", "net.params", len(content),
+                     hashlib.sha256(content).hexdigest(), "cifar10", "resnet_v2_cifar",
+                     {"blocks": 1, "activation": "ChaATAC"}, {"val_accuracy": 0.9},
+                     url="https://example.org/net.params")
+    monkeypatch.setattr(zoo, "_PARAMS_FOLDER", tmp_path)
+    monkeypatch.setattr(zoo, "RELEASED", [entry])
+    return entry
+
+
+def test_a_released_file_is_found_by_name_and_by_network(released):
+    assert released_by_name("NET-cifar10") == (released, released.path)
+    assert released_file(released.description, "cifar10") == released.path
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"parameterz", "its SHA-256 is"), (b"short", "it has 5 bytes instead of 10")])
+def test_a_changed_file_is_refused(content, message, released):
+    released.path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        released_by_name("net-cifar10")
+
+
+def test_a_missing_file_is_named_with_its_source(released):
+    released.path.unlink()
+    with pytest.raises(WeightsError, match=r"no file .*net\.params; .* https://example\.org"):
+        verify_file(released.path, released)
+
+
+def test_what_is_not_released_is_said(released):
+    with pytest.raises(WeightsError, match="named other; released: net-cifar10"):
+        released_by_name("other")
+    with pytest.raises(WeightsError, match="no parameters of this resnet_v2_cifar on cifar100"):
+        released_file(released.description, "cifar100")
+
+
+def test_all_entries_build_and_their_files_are_whole():
+    for entry in zoo.RELEASED:
+        zoo.build(entry.description, classes=10)
+        verify_file(entry.path, entry)

@@ -1,0 +1,56 @@
+"""What evaluate.py does with tables, classes and released files."""
+import pytest
+
+import evaluate
+from data.imagenet import validation_batches
+from data.packing import pack
+from tests.data.photo_files import write_tree
+from training.errors import UserError
+
+_ROW = dict.fromkeys(evaluate._COLUMNS, 1)
+
+
+def test_rows_are_appended_to_a_table(tmp_path):
+    path = tmp_path / "a.csv"
+    evaluate.append_row(path, _ROW)
+    evaluate.append_row(path, {**_ROW, "params": "a, b"})
+    lines = path.read_text().splitlines()
+    assert lines[0] == ",".join(evaluate._COLUMNS) and len(lines) == 3
+    assert lines[2].startswith('"a, b",1,')
+
+
+def test_another_table_is_left_alone(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n1,2\n")
+    with pytest.raises(UserError, match="another table"):
+        evaluate.append_row(path, _ROW)
+    assert path.read_text() == "x,y\n1,2\n"
+
+
+def test_the_interval_is_wilson_s():
+    low, high = evaluate.interval(0.2141, 50000)
+    assert 0.2105 < low < 0.2106 and 0.2176 < high < 0.2178
+
+
+@pytest.mark.parametrize("argv", [[], ["--params", "a.params", "--pretrained", "b"]])
+def test_one_thing_is_scored(argv):
+    with pytest.raises(UserError, match="either --params FILE or --pretrained NAME"):
+        evaluate.main(argv)
+
+
+def test_an_unknown_released_name_is_an_error():
+    with pytest.raises(UserError, match="no released parameters are named x"):
+        evaluate.main(["--pretrained", "x"])
+
+
+def test_folders_take_the_order_of_the_network_s_classes(tmp_path):
+    tree = write_tree(tmp_path / "tree", classes=2, train=1, val=1)
+    names = ["n00000005", "n00000001", "n00000000"]
+    data, batches = validation_batches(data_dir=tree, batch_size=4, size=16, class_names=names)
+    (_, labels, _), = batches.epoch(0)
+    assert labels.tolist() == [2, 1] and data.class_names == names
+    with pytest.raises(ValueError, match="classes that"):
+        validation_batches(data_dir=tree, batch_size=4, size=16, class_names=names[:2])
+    pack(tree, tmp_path / "rec", log=lambda line: None)
+    with pytest.raises(ValueError, match="other classes than the network"):
+        validation_batches(True, rec_val=tmp_path / "rec/val.rec", class_names=names)
