@@ -138,7 +138,7 @@ class _Averaged:
 
 def score(options, net, description, dataset, batches, contexts):
     """Scores on the test images, and the seconds that took."""
-    from training.fit import Normalize, evaluate
+    from training.epoch import Normalize, evaluate
     from training.progress import Progress
 
     # The statistics of the training data belong to the network, not to what it is shown.

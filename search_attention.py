@@ -196,7 +196,7 @@ def search(options, run, description, kind, unit_options, found):
     """Search, and write what was found."""
     from model.structure import SEARCHED, derive
     from training import interruption
-    from training.fit import Normalize
+    from training.epoch import Normalize
     from training.history import close_log, open_log
     from training.objective import Objective
     from training.progress import format_seconds

@@ -66,7 +66,7 @@ def load_subjects(paths, options, context):
         belong together.
     """
     from data import get_dataset
-    from training.fit import Normalize
+    from training.epoch import Normalize
 
     descriptions = [find_description(path, options) for path in paths]
     name = options.dataset or descriptions[0]["dataset"]["name"]

@@ -32,7 +32,7 @@ def evaluate_run(run, data_dir, contexts, datasets):
     from data import get_dataset
     from data.batches import Batches
     from model.zoo import build, load_weights
-    from training.fit import Normalize
+    from training.epoch import Normalize
 
     path = run.params / "best.params"
     name = str(run.config.get("dataset"))

@@ -18,8 +18,8 @@ from explain.images import Picture, dataset_pictures, file_pictures, image_files
 from explain.networks import Subject, class_index
 from model import get_model
 from tests import scripts
+from training.epoch import Normalize
 from training.errors import UserError
-from training.fit import Normalize
 
 DATA = {"name": "shapes", "classes": 10, "class_names": CLASSES, "mean": [0.5] * 3,
         "std": [0.25] * 3, "image_size": 32}

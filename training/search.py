@@ -16,8 +16,8 @@ from mxnet import autograd, nd
 
 from . import interruption
 from .checkpoint import SaveError, load_checkpoint, newest_state, save_checkpoint
+from .epoch import Step, Totals, copy_parameters, evaluate, train_epoch
 from .errors import UserError
-from .fit import Totals, _Step, copy_parameters, evaluate, train_epoch
 from .history import History, draw_curves, epoch_line
 from .progress import Progress
 from .search_history import draw_weights, structure_rows, write_structure_rows
@@ -94,7 +94,7 @@ class Search:
     ----------
     net, predictor : mxnet.gluon.HybridBlock
         The searchable network, initialized on `contexts`, and its twin that predicts: see
-        `training.fit.copy_parameters`.
+        `training.epoch.copy_parameters`.
     space : Space
     trainer, alpha_trainer : mxnet.gluon.Trainer
         Of the weights, and of the alphas.
@@ -120,7 +120,7 @@ class Search:
         self.alphas = space.parameters(net)
         self.steps_per_epoch = len(train_batches)
         self.num_epochs = options.warmup_epochs + options.search_epochs
-        self._weight_step = _Step(net, trainer, objective, normalize, contexts, options.seed,
+        self._weight_step = Step(net, trainer, objective, normalize, contexts, options.seed,
                                   options.reseed)
         self._held_out = None
         self.position = _Position()

@@ -16,9 +16,10 @@ from params_format import ParamsError, check_params
 
 from . import interruption
 from .device import select_contexts
+from .epoch import Normalize, evaluate
 from .errors import UserError
 from .files import read_json, write_json
-from .fit import Fit, FitOptions, Normalize, SaveFailed, evaluate
+from .fit import Fit, FitOptions, SaveFailed
 from .history import close_log, open_log
 from .objective import Objective
 from .progress import format_seconds

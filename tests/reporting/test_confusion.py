@@ -4,7 +4,7 @@ import numpy as np
 from data import ImageSet
 from data.batches import Batches
 from reporting.confusion import confusion_matrix, most_confused, to_csv
-from training.fit import Normalize
+from training.epoch import Normalize
 
 
 class _Brightness(mx.gluon.nn.HybridBlock):

@@ -11,7 +11,7 @@ from mxnet import gluon
 from data import ImageSet
 from data.batches import Batches
 from model import structure
-from training.fit import Normalize
+from training.epoch import Normalize
 from training.objective import Objective
 from training.run import Run
 from training.schedule import Schedule

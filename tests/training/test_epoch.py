@@ -8,7 +8,7 @@ from mxnet import gluon, nd
 
 from data import ImageSet
 from data.batches import Batches
-from training.fit import NonFiniteLoss, Normalize, Totals, _Step, evaluate, train_epoch
+from training.epoch import NonFiniteLoss, Normalize, Step, Totals, evaluate, train_epoch
 from training.objective import Objective
 from training.progress import Progress, format_seconds
 
@@ -69,7 +69,7 @@ def test_top5_of_fewer_classes():
 def _step(net, contexts=_CPU, **settings):
     trainer = gluon.Trainer(net.collect_params(), "sgd", {"learning_rate": 0.1, **settings},
                             update_on_kvstore=False)
-    return _Step(net, trainer, Objective(10), _normalize(), contexts, seed=0, reseed=False)
+    return Step(net, trainer, Objective(10), _normalize(), contexts, seed=0, reseed=False)
 
 
 def _progress():
