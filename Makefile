@@ -7,12 +7,13 @@
 # Test files that run at a time, one thread each.
 TEST_WORKERS ?= 2
 
-.PHONY: help demo test check-gpu lint env env-dev
+.PHONY: help demo test check-gpu study lint env env-dev
 
 help:
 	@echo "make demo    train ChaATAC on the built-in data set (minutes on a CPU), then evaluate it"
 	@echo "make test    run the tests"
 	@echo "make check-gpu  train and evaluate in float16 on one or two GPUs, if there are any"
+	@echo "make study   train and compare the attention studies, small (DATA_DIR=folder of CIFAR-10)"
 	@echo "make lint    check the code's style"
 	@echo "make env     only build .venv"
 
@@ -36,3 +37,17 @@ check-gpu: env
 
 lint: env-dev
 	.venv/bin/ruff check
+
+# Two studies in a size for small machines: CBAM in ResNet-18, and ResNet-50 plain, SE, CBAM.
+STUDY_RUNS = attention-modelresnet18 attention-CBAM-attention-atblock-modelresnet18 \
+	attention-CBAM-attention-atclassifier-modelresnet18 attention-modelresnet50-stemconv7 \
+	attention-SE-attention-atidentity-modelresnet50-stemconv7 \
+	attention-CBAM-attention-atidentity-modelresnet50-stemconv7
+
+study: env
+	.venv/bin/python compare.py --grid studies/attention.json --out reports/attention \
+		$(if $(DATA_DIR),-- --data-dir $(DATA_DIR))
+	.venv/bin/python gradcam.py --run $(STUDY_RUNS) --count 5 \
+		--output reports/attention/gallery.png $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	.venv/bin/python compare.py --runs $(addprefix logs/,$(STUDY_RUNS)) \
+		--gallery reports/attention/gallery.png --out reports/attention
