@@ -10,6 +10,8 @@ from training.errors import UserError
 
 __all__ = ["Subject", "load_subjects", "class_index"]
 
+# Letters of a run's name that fit above a picture.
+_LONGEST_NAME = 20
 _KEYS = ("name", "class_names", "mean", "std", "image_size")
 
 
@@ -79,7 +81,8 @@ def load_subjects(paths, options, context):
             raise UserError(str(error)) from None
 
     subjects = []
-    for path, label, description in zip(paths, _names(paths), descriptions):
+    for path, label, description in zip(paths, _labels(paths, descriptions),
+                                        descriptions):
         data = description.get("dataset", {})
         if not all(key in data for key in _KEYS):
             data = {key: getattr(load_data(), key) for key in _KEYS}
@@ -95,6 +98,24 @@ def _check_same(subjects, name, data):
             raise UserError(f"{subjects[0].name} and {name} were trained on different {what} "
                             f"({subjects[0].data['name']} and {data['name']}): look into them "
                             "one at a time")
+
+
+def _labels(paths, descriptions):
+    """What the networks are called: by their runs, or by their units where those names are long."""
+    names, titles = _names(paths), [_title(description) for description in descriptions]
+    too_long = len(names) > 1 and max(map(len, names)) > _LONGEST_NAME
+    return titles if too_long and len(set(titles)) == len(titles) else names
+
+
+def _title(description):
+    """A network by its units: "resnet18 CBAM at block"."""
+    options = description["options"]
+    units = [str(options[slot]) for slot in ("activation", "attention") if options.get(slot)]
+    if len(units) > 1 and units[0] == "relu":
+        del units[0]
+    places = [f"at {', '.join(options['attention_at'])}"] if options.get("attention_at") else []
+    blocks = [f"b{options['blocks']}"] if "blocks" in options else []
+    return " ".join([description["model"], *blocks, *units, *places])
 
 
 def _names(paths):
