@@ -15,13 +15,16 @@ import mxnet_compat  # noqa: E402, F401  (comes before mxnet, whichever test imp
 
 from training.device import set_threads  # noqa: E402
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Test files run side by side: threads that wait by spinning would stop one another.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-set_threads()
-
 # A proxy of the surroundings must not stand between the tests and their own server.
 os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
+def pytest_configure(config):
+    """Threads for the tests and the scripts that they run; before MXNet is imported."""
+    if getattr(config.option, "numprocesses", None):
+        # Test files run side by side: threads that wait by spinning would stop one another.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    set_threads()
 
 
 def _real_cifar(name):

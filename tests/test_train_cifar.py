@@ -164,12 +164,14 @@ def test_it_learns_real_photographs(real_cifar10, tmp_path):
     result = scripts.run(
         "train_cifar.py", "--data-dir", real_cifar10, "--limit-train", 5000, "--blocks", 1,
         "--act-type", "ChaATAC", "--batch-size", 50, "--lr", 0.1, "--num-epochs", 5,
-        "--lr-mode", "cosine", "--padding", "reflect", "--name", "photos", cwd=tmp_path,
-        timeout=600)
+        "--lr-mode", "cosine", "--padding", "reflect", "--val-split", 500, "--name", "photos",
+        cwd=tmp_path, timeout=600)
     assert result.returncode == 0, result.stderr
     rows = _metrics(tmp_path / "logs/photos")
-    assert float(rows[-1]["val_accuracy"]) > 0.38
     assert float(rows[-1]["train_loss"]) < 0.85 * float(rows[0]["train_loss"])
+    scores = json.loads((tmp_path / "logs/photos/result.json").read_text())
+    assert scores["test"]["last"]["count"] == 10000
+    assert scores["test"]["last"]["accuracy"] > 0.38
 
 
 # ---- errors ------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@ import csv
 import os
 import re
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import mxnet_compat  # noqa: F401  (comes before mxnet)
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 import train_imagenet
+from model.weights import read_weights
 from tests import scripts
 from tests.data.photo_files import broken_files, write_tree
 from training.errors import UserError
@@ -155,6 +158,35 @@ def test_folders_a_teacher_and_softened_targets(photos, finished, tmp_path):
     assert result.returncode == 0, result.stderr
     assert np.isfinite(float(_metrics(tmp_path / "logs/pupil")[0]["train_loss"]))
     assert teacher.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_two_workers_over_a_kvstore_keep_one_network(records, tmp_path):
+    """dist_sync over loopback: scheduler, server and two workers, as a launcher starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {**os.environ, "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port),
+               "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1", "DMLC_INTERFACE": "lo",
+               "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    line = scripts.command("train_imagenet.py", *_options(
+        records, "--kv-store", "dist_sync", "--name", "run", "--num-epochs", 1))
+    processes = []
+    try:
+        for role in ("scheduler", "server", "worker", "worker"):
+            processes.append(subprocess.Popen(
+                line, cwd=tmp_path, env={**environ, "DMLC_ROLE": role}, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * 4, outputs
+    first, second = (read_weights(tmp_path / f"params/{name}/last.params")
+                     for name in ("run", "run-worker1"))
+    for key, array in first.items():
+        if "running" not in key:
+            np.testing.assert_array_equal(array.asnumpy(), second[key].asnumpy(), err_msg=key)
 
 
 # ---- options -----------------------------------------------------------------------------------
