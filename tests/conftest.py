@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,14 @@ def pytest_configure(config):
         # Test files run side by side: threads that wait by spinning would stop one another.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     set_threads()
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Every test starts from the same seeds, whichever ran before it."""
+    np.random.seed(0)
+    if "mxnet" in sys.modules:
+        sys.modules["mxnet"].random.seed(0)
 
 
 def _real_cifar(name):
