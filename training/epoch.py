@@ -161,11 +161,11 @@ class Step:
     """One optimizer update on one global batch."""
 
     def __init__(self, net, trainer, objective, normalize, contexts, seed, reseed, workers=1,
-                 scaling=None):
+                 scaling=None, rank=0):
         self.net, self.trainer, self.objective = net, trainer, objective
         self.normalize, self.contexts = normalize, contexts
         self.seed, self.reseed = seed, reseed
-        self.workers, self.scaling = workers, scaling
+        self.workers, self.scaling, self.rank = workers, scaling, rank
 
     def __call__(self, epoch, step, images, labels):
         """Returns the summed loss and the number of hits of each device, unread."""
@@ -184,14 +184,16 @@ class Step:
         if self.reseed:
             # Dropout draws from MXNet's own stream: tie it to the step, so that a resumed
             # run draws the same masks.
-            mx.random.seed(_seed_of(self.seed, epoch, step))
+            own = (self.rank,) if self.rank else ()
+            mx.random.seed(_seed_of(self.seed, epoch, step, *own))
         outputs = []
         for k, part in enumerate(np.array_split(np.arange(len(labels)), len(self.contexts))):
-            ctx = self.contexts[k]
+            ctx, number = self.contexts[k], self.rank * len(self.contexts) + k
             label = nd.array(labels[part], ctx=ctx, dtype="int32")
             x, target = self.objective.prepare(
                 self.normalize(images[part], ctx), label,
-                lambda k=k: np.random.Generator(np.random.PCG64([self.seed, epoch, step, k])),
+                lambda number=number: np.random.Generator(
+                    np.random.PCG64([self.seed, epoch, step, number])),
                 epoch)
             with autograd.record():
                 logits = self.net(x)
