@@ -10,12 +10,14 @@ import sys
 from data import DataError, list_datasets
 from training.device import set_threads
 from training.errors import run_script
+from training.machines import join, leave
 from training.options import (
     Parser,
     add_cifar_network_options,
     add_device_options,
     add_run_options,
     add_training_options,
+    add_worker_options,
     natural,
     positive_int,
 )
@@ -44,7 +46,7 @@ def make_parser():
     data.add_argument("-j", "--num-data-workers", type=natural, default=4, metavar="N",
                       help="batches prepared ahead in the background (0: none)")
     add_training_options(parser, num_epochs=400, batch_size=128, lr=0.2)
-    add_device_options(parser)
+    add_worker_options(add_device_options(parser))
     add_run_options(parser, save_period=0)
     return parser
 
@@ -52,8 +54,9 @@ def make_parser():
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
-    parser.parse_args(argv)
+    options = parser.parse_args(argv)
     set_threads()
+    join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
     from model.zoo import build, describe, load_weights
@@ -63,20 +66,21 @@ def main(argv=None):
                                       milestones=(300, 350), epochs=400))
 
 
-def make_batches(options, global_batch_size):
-    """The data set and its batches: (dataset, training, validation, test)."""
+def make_batches(options, batch_size, shard):
+    """The data set and this worker's batches: (dataset, training, validation, test)."""
     from data import get_dataset
     from data.batches import Batches
 
     dataset = get_dataset(options.dataset, options.data_dir, options.data_url,
                           options.limit_train, options.val_split, options.seed)
-    train = Batches(dataset.train, global_batch_size, seed=options.seed, padding=options.padding,
-                    mean=dataset.mean, prefetch=options.num_data_workers)
-    val, test = (Batches(images, global_batch_size, train=False,
+    train = Batches(dataset.train, batch_size, shard=shard, seed=options.seed,
+                    padding=options.padding, mean=dataset.mean,
+                    prefetch=options.num_data_workers)
+    val, test = (Batches(images, batch_size, shard=shard, train=False,
                          prefetch=options.num_data_workers)
                  for images in (dataset.val, dataset.test))
     return dataset, train, val, test
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main, DataError, leave=leave)

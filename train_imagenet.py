@@ -14,6 +14,7 @@ import sys
 from data.dataset import DataError
 from training.device import set_threads
 from training.errors import UserError, run_script
+from training.machines import join, leave
 from training.options import (
     Parser,
     add_device_options,
@@ -22,12 +23,11 @@ from training.options import (
     add_run_options,
     add_training_options,
     add_v1b_options,
+    add_worker_options,
     fraction,
     natural,
     positive_float,
 )
-
-_KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync")
 
 
 def make_parser():
@@ -46,9 +46,7 @@ def make_parser():
                        help="divides the logits of both networks")
     group.add_argument("--hard-weight", type=fraction, default=0.5, metavar="W",
                        help="share of the true labels in the loss")
-    add_device_options(parser).add_argument(
-        "--kv-store", choices=_KVSTORES, default="device",
-        help="how devices and workers add up gradients")
+    add_worker_options(add_device_options(parser))
     add_run_options(parser, save_period=10)
     parser.set_defaults(log_interval=50)
     _add_authors_names(parser)
@@ -120,17 +118,18 @@ def check(options):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
-    check(parser.parse_args(argv))
+    options = parser.parse_args(argv)
+    check(options)
     set_threads()
+    join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
     from model.zoo import build, load_weights
     from training.session import Recipe, train
 
-    workers = Workers()
     return train(parser, argv, Recipe(
-        describe, build, load_weights, workers.make_batches, milestones=(40, 60), epochs=80,
-        make_objective=make_objective, connect=workers.connect, style="imagenet"))
+        describe, build, load_weights, make_batches, milestones=(40, 60), epochs=80,
+        make_objective=make_objective, style="imagenet"))
 
 
 def describe(options):
@@ -147,45 +146,43 @@ def describe(options):
     return description
 
 
-class Workers:
-    """The processes that train one network, and this one's part of the data."""
+def make_batches(options, batch_size, shard):
+    """The data and this worker's batches: (data, training, validation, None)."""
+    from data.imagenet import open_imagenet
 
-    def __init__(self):
-        self.shard = 0, 1
+    dataset, train, val = open_imagenet(
+        options.dataset, options.use_rec, options.data_dir, options.rec_train,
+        options.rec_train_idx, options.rec_val, options.rec_val_idx, batch_size,
+        options.input_size, options.crop_ratio, options.seed, shard, options.num_data_workers)
+    if shard[1] > 1:
+        val.photos = Part(val.photos, *shard)
+    return dataset, train, val, None
 
-    def connect(self, options, contexts):
-        """The KVStore, or its name.
 
-        MXNet silently takes an unknown name for 'local', so the name has been checked already.
-        """
-        import mxnet as mx
+class Part:
+    """One of several parts of a set of photographs: a worker's, in validation.
 
-        name = options.kv_store
-        if name == "nccl" and contexts[0].device_type == "cpu":
-            raise UserError("--kv-store nccl adds up gradients between GPUs; on a CPU use device")
-        if not name.startswith("dist"):
-            return name
-        if not os.environ.get("DMLC_ROLE"):
-            raise UserError(f"--kv-store {name} is for several machines: start the script through "
-                            "MXNet's launcher (tools/launch.py), which tells each process its "
-                            "part")
-        store = mx.kv.create(name)
-        if store.rank:
-            # One run folder for each worker; the first one has the run's own name.
-            options.name += f"-worker{store.rank}"
-        self.shard = store.rank, store.num_workers
-        return store
+    Parameters
+    ----------
+    photos : data.photos.FolderPhotos or data.imagenet.RecordFile
+    index, count : int
+        Which part, of how many.
+    """
 
-    def make_batches(self, options, batch_size):
-        """The data and their batches: (data, training, validation, None)."""
-        from data.imagenet import open_imagenet
+    def __init__(self, photos, index, count):
+        self._photos = photos
+        self._start, self._stop = (len(photos) * k // count for k in (index, index + 1))
 
-        dataset, train, val = open_imagenet(
-            options.dataset, options.use_rec, options.data_dir, options.rec_train,
-            options.rec_train_idx, options.rec_val, options.rec_val_idx, batch_size,
-            options.input_size, options.crop_ratio, options.seed, self.shard,
-            options.num_data_workers)
-        return dataset, train, val, None
+    def __len__(self):
+        return self._stop - self._start
+
+    def read(self, number):
+        """Bytes and label of the part's photograph `number`."""
+        return self._photos.read(self._start + number)
+
+    def name(self, number):
+        """That photograph for people."""
+        return self._photos.name(self._start + number)
 
 
 def make_objective(options, classes, contexts):
@@ -247,4 +244,4 @@ def _gluoncv_network(name, classes, released):
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main, DataError, leave=leave)

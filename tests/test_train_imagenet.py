@@ -3,8 +3,6 @@ import csv
 import os
 import re
 import shutil
-import socket
-import subprocess
 from pathlib import Path
 
 import mxnet_compat  # noqa: F401  (comes before mxnet)
@@ -13,9 +11,9 @@ import numpy as np
 import pytest
 
 import train_imagenet
-from model.weights import read_weights
 from tests import scripts
 from tests.data.photo_files import broken_files, write_tree
+from tests.machines import Cluster
 from training.errors import UserError
 
 _TIMES = {"images_per_s", "seconds"}
@@ -161,32 +159,17 @@ def test_folders_a_teacher_and_softened_targets(photos, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_workers_over_a_kvstore_keep_one_network(records, tmp_path):
-    """dist_sync over loopback: scheduler, server and two workers, as a launcher starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = {**os.environ, "DMLC_PS_ROOT_URI": "127.0.0.1", "DMLC_PS_ROOT_PORT": str(port),
-               "DMLC_NUM_WORKER": "2", "DMLC_NUM_SERVER": "1", "DMLC_INTERFACE": "lo",
-               "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    line = scripts.command("train_imagenet.py", *_options(
-        records, "--kv-store", "dist_sync", "--name", "run", "--num-epochs", 1))
-    processes = []
-    try:
-        for role in ("scheduler", "server", "worker", "worker"):
-            processes.append(subprocess.Popen(
-                line, cwd=tmp_path, env={**environ, "DMLC_ROLE": role}, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-        outputs = [process.communicate(timeout=200)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * 4, outputs
-    first, second = (read_weights(tmp_path / f"params/{name}/last.params")
-                     for name in ("run", "run-worker1"))
-    for key, array in first.items():
-        if "running" not in key:
-            np.testing.assert_array_equal(array.asnumpy(), second[key].asnumpy(), err_msg=key)
+def test_two_workers_train_on_one_record_file(records, tmp_path):
+    """Each reads its part; the 6 validation images are shared out, and each counted once."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_all(scripts.command("train_imagenet.py", *_options(
+            records, "--kv-store", "dist_sync", "--name", "run", "--num-epochs", 1)))
+        assert set(cluster.codes().values()) == {0}, cluster
+        assert "2 workers, 12 images a step" in cluster.output("worker0")
+        assert cluster.output("worker1") == ""
+    assert [path.name for path in (tmp_path / "params").iterdir()] == ["run"]
+    accuracy = float(_metrics(tmp_path / "logs/run")[0]["val_accuracy"])
+    assert accuracy * 6 % 1 == pytest.approx(0, abs=1e-6)
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -228,7 +211,7 @@ _ERRORS = [
     (["--dtype", "float16"], "float16 needs a GPU"),
     (["--kv-store", "dist_async"], "--kv-store: invalid choice"),
     (["--kv-store", "nccl"], "between GPUs"),
-    (["--kv-store", "dist_sync"], "launcher"),
+    (["--kv-store", "dist_sync"], "python -m training.launch"),
     (["--batch-norm"], "it was for VGG"),
     (["--resume-epoch", "3"], "--resume"),
     (["--resume-states", "x.states"], "pickles"),

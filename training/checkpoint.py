@@ -25,10 +25,13 @@ from params_format import ParamsError, check_params
 from .errors import UserError
 from .files import read_json, sha256, sync_folder, temporary_path, write_json
 
-__all__ = ["CheckpointError", "SaveError", "save_checkpoint", "load_checkpoint", "list_checkpoints"]
+__all__ = ["CheckpointError", "SaveError", "save_checkpoint", "load_checkpoint", "list_checkpoints",
+           "array_files"]
 
 _NAME = re.compile(r"step-(\d{9})")
 _ARRAY_FILES = ("net.params", "optimizer.params")
+# No parameter's structural name begins so.
+_EXTRA = "extra:"
 
 
 class CheckpointError(UserError, ValueError):
@@ -64,6 +67,11 @@ def list_checkpoints(folder):
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
+def array_files(path):
+    """The files of a checkpoint that hold arrays: the network's and the optimizer's."""
+    return [path / name for name in _ARRAY_FILES]
+
+
 def _leaves(state):
     """The arrays of an optimizer's state for one parameter, in a fixed order."""
     if state is None:
@@ -97,7 +105,7 @@ def _update_counts(net, trainer):
     return {name: counts.get(index, 0) for index, name, _ in _trained_parameters(net, trainer)}
 
 
-def save_checkpoint(folder, step, net, trainer, state, keep=2):
+def save_checkpoint(folder, step, net, trainer, state, keep=2, extra=None):
     """Write a checkpoint and remove the oldest ones.
 
     Parameters
@@ -113,6 +121,8 @@ def save_checkpoint(folder, step, net, trainer, state, keep=2):
         JSON-compatible; what the loop needs to go on.
     keep : int, default 2
         How many checkpoints stay.
+    extra : dict of str -> NDArray, optional
+        What else must come back from `load_checkpoint`.
 
     Returns
     -------
@@ -129,7 +139,7 @@ def save_checkpoint(folder, step, net, trainer, state, keep=2):
     final = folder / f"step-{step:09d}"
     temporary = temporary_path(final)
     shutil.rmtree(temporary, ignore_errors=True)
-    arrays, counts = {}, {}
+    arrays, counts = {f"{_EXTRA}{name}": array for name, array in (extra or {}).items()}, {}
     for part in _trainers(trainer):
         arrays.update(_optimizer_arrays(net, part))
         counts.update(_update_counts(net, part))
@@ -226,7 +236,7 @@ def newest_state(folder, warn):
     return None
 
 
-def load_checkpoint(path, state, net, trainer):
+def load_checkpoint(path, state, net, trainer, files=None):
     """Put network and optimizer into the state of a checkpoint.
 
     Parameters
@@ -239,20 +249,28 @@ def load_checkpoint(path, state, net, trainer):
         The same network, initialized.
     trainer : mxnet.gluon.Trainer, or several in a list
         Made for that network with the same optimizer; as many as were saved.
+    files : sequence of 2 pathlib.Path, optional
+        Copies of its `array_files`, to be read in their place.
+
+    Returns
+    -------
+    dict of str -> NDArray
+        What was saved as `extra`.
 
     Raises
     ------
     CheckpointError
         If parameters or optimizer arrays do not fit.
     """
+    of_net, of_optimizer = files or array_files(path)
     try:
-        net.load_parameters(str(path / "net.params"),
+        net.load_parameters(str(of_net),
                             ctx=_trainers(trainer)[0]._contexts, cast_dtype=True,
                             dtype_source="current")
     except (AssertionError, ValueError, mx.MXNetError) as error:
         raise CheckpointError(f"checkpoint {path} belongs to another network: "
                               f"{str(error).splitlines()[0]}") from None
-    arrays = mx.nd.load(str(path / "optimizer.params")) or {}
+    arrays = mx.nd.load(str(of_optimizer)) or {}
     try:
         for part, num_update in zip(_trainers(trainer), state["num_updates"]):
             _restore_optimizer(path, state, arrays, net, part)
@@ -260,6 +278,8 @@ def load_checkpoint(path, state, net, trainer):
     except (KeyError, TypeError):
         raise CheckpointError(f"checkpoint {path} was written by another optimizer or an "
                               "earlier version") from None
+    return {name[len(_EXTRA):]: array for name, array in arrays.items()
+            if name.startswith(_EXTRA)}
 
 
 def _restore_optimizer(path, state, arrays, net, trainer):

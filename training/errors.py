@@ -3,10 +3,12 @@
     0    done
     2    something that the user can put right, a loss that is not finite among it
     3    trained to the end, but the end could not be saved
+    4    one of several machines is gone (see `training.warden`)
     130  stopped by Ctrl-C
     143  stopped by SIGTERM
 """
 import sys
+import traceback
 
 __all__ = ["UserError", "run_script"]
 
@@ -17,19 +19,35 @@ class UserError(Exception):
     code = 2
 
 
-def run_script(main, *known):
+def _alone(code, reason=None, text=""):
+    """The `leave` of a process that is one of one."""
+    if text:
+        print(text, end="", file=sys.stderr)
+    sys.exit(code)
+
+
+def run_script(main, *known, leave=_alone):
     """Run a script's `main` and exit with its code.
 
     A `UserError`, or an exception of one of the `known` types, becomes one line on standard
     error and its exit code. Anything else is a bug and keeps its traceback.
+
+    Parameters
+    ----------
+    main : callable
+        Returns the exit code.
+    *known : exception types
+    leave : callable, optional
+        ``leave(code, reason, text)`` writes `text` to standard error and ends the process;
+        `reason` is None at an end that was to come. See `training.machines.leave`.
     """
     try:
-        code = main()
+        code, reason, text = main(), None, ""
     except (UserError, *known) as error:
-        line = " ".join(str(error).split())
-        print(f"error: {line}", file=sys.stderr)
-        code = getattr(error, "code", 2)
+        reason = " ".join(str(error).split())
+        code, text = getattr(error, "code", 2), f"error: {reason}\n"
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        code, reason, text = 130, "interrupted", "interrupted\n"
+    except Exception as error:
+        code, reason, text = 1, f"{type(error).__name__}: {error}", traceback.format_exc()
+    leave(code, reason, text)

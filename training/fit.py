@@ -3,9 +3,11 @@
 `Fit` strings passes over the data (`training.epoch`) together into a run that logs, draws,
 saves, and can be taken up again where it was left.
 """
+import io
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 from mxnet import nd
@@ -16,6 +18,7 @@ from . import interruption
 from .checkpoint import (
     CheckpointError,
     SaveError,
+    array_files,
     load_checkpoint,
     newest_state,
     save_checkpoint,
@@ -35,8 +38,10 @@ from .finite import all_finite
 from .history import History, batch_line, draw_curves, epoch_lines
 from .loss_scale import LossScale
 from .progress import Progress
+from .workers import Alone, averaged, set_running_statistics, total
 
-__all__ = ["Fit", "FitOptions", "SaveFailed"]
+__all__ = ["Fit", "FitOptions", "SaveFailed", "evaluate_together"]
+
 
 class SaveFailed(UserError):
     """The run came to its end, but its end is not on the disk."""
@@ -56,6 +61,18 @@ class _Interruptible:
             yield batch
 
 
+def evaluate_together(workers, net, batches, normalize, contexts):
+    """As `training.epoch.evaluate`, of all workers, each of which has its part of the images."""
+    if workers.count == 1:
+        return evaluate(net, _Interruptible(batches), normalize, contexts)
+    scores = evaluate(net, batches, normalize, contexts)
+    parts = workers.gather({name: value * (1 if name == "count" else scores["count"])
+                            for name, value in scores.items()})
+    sums = total(parts)
+    return {name: value if name == "count" else value / sums["count"]
+            for name, value in sums.items()}
+
+
 @dataclass
 class FitOptions:
     """How long to train and when to save; see the scripts' options of the same names."""
@@ -71,7 +88,6 @@ class FitOptions:
     title: str = ""
     reseed: bool = False
     style: str = "cifar"
-    workers: int = 1
     loss_scaling: bool = False
 
 
@@ -112,18 +128,22 @@ class Fit:
     train_batches, val_batches : data.batches.Batches
     normalize : Normalize
     contexts : list of mxnet.Context
-    run : training.run.Run
-        The run's folders.
+    run : training.run.Run or None
+        The run's folders; only worker 0 needs them.
     log : logging.Logger
     options : FitOptions
     description : dict
         The network's description; stands beside every saved parameter file.
     plateau : training.schedule.Plateau, optional
         Scales the learning rate by the results.
+    workers : training.workers.Alone or training.workers.Workers, optional
+        Those that train this network together.
     """
 
     def __init__(self, net, predictor, trainer, objective, schedule, train_batches, val_batches,
-                 normalize, contexts, run, log, options, description, plateau=None):
+                 normalize, contexts, run, log, options, description, plateau=None,
+                 workers=None):
+        self.workers = workers or Alone()
         self.net, self.predictor = net, predictor
         self.trainer, self.schedule = trainer, schedule
         self.train_batches, self.val_batches = train_batches, val_batches
@@ -132,9 +152,10 @@ class Fit:
         self.description, self.plateau = description, plateau
         self.steps_per_epoch = len(train_batches)
         self.step = Step(net, trainer, objective, normalize, contexts, options.seed,
-                          options.reseed, options.workers,
-                          LossScale() if options.loss_scaling else None)
+                         options.reseed, self.workers.count,
+                         LossScale() if options.loss_scaling else None, self.workers.rank)
         self.position = _Position()
+        self.workers.start(trainer)
         self._owed = {}         # params files to be written: name -> (arrays, row)
         self._unsaved = None    # why the last save failed
 
@@ -146,17 +167,25 @@ class Fit:
         bool
             Whether there was one.
         """
-        found = newest_state(self.run.checkpoints, self.log.warning)
-        if found is None:
+        found = (newest_state(self.run.checkpoints, self.log.warning) if self.workers.first
+                 else None)
+        path, state = self.workers.gather(found and (str(found[0]), found[1]))[0] or (None, None)
+        if path is None:
             return False
-        path, state = found
+        path = Path(path)
         # Networks may differ although their parameters fit: attention in another order.
         if state["network"] != self._network():
-            raise UserError(f"the run in {self.run.checkpoints} trains another network; choose "
+            raise UserError(f"the run in {path.parent} trains another network; choose "
                             "another --name, or replace it with --overwrite")
-        load_checkpoint(path, state, self.net, self.trainer)
+        self._check_steps(state)
+        with self.workers.shared_files(array_files(path)) as files:
+            extra = load_checkpoint(path, state, self.net, self.trainer, files)
         try:
             self.position = _Position.from_state(state)
+            if self.workers.count > 1:
+                self.position.totals = Totals(**state["all_totals"][self.workers.rank])
+            if "statistics" in extra:
+                set_running_statistics(self.net, extra["statistics"][self.workers.rank].asnumpy())
         except (KeyError, TypeError):
             raise CheckpointError(f"checkpoint {path} was written by another version") from None
         if self.plateau:
@@ -167,6 +196,15 @@ class Fit:
         self.log.info(f"resumed from {path}: epoch {self.position.epoch}, "
                       f"step {self.position.totals.step}")
         return True
+
+    def _check_steps(self, state):
+        """Raise UserError if an epoch would not have the steps that it had."""
+        had = len(state.get("all_totals", (None,))), state.get("steps_per_epoch")
+        have = self.workers.count, self.steps_per_epoch
+        if had != have and had[1] is not None:
+            raise UserError("a resumed run goes on as it began: it had {} worker(s) and {:,} steps "
+                            "an epoch, this one would have {} and {:,}; start as many workers and "
+                            "devices as before".format(*had, *have))
 
     def __call__(self):
         """Train to the end.
@@ -196,7 +234,8 @@ class Fit:
                 self._checkpoint()
                 raise
             self._save_epoch(row)
-            interruption.check()
+            if self.workers.count == 1:    # several stop after the same step only
+                interruption.check()
         if self._unsaved:
             raise SaveFailed(f"the end of the run is not saved: {self._unsaved}. Make room, and "
                              "go on from the last checkpoint with --resume")
@@ -210,7 +249,8 @@ class Fit:
         position, options = self.position, self.options
         later = (options.num_epochs - position.epoch - 1) * self.steps_per_epoch
         progress = Progress(f"epoch {position.epoch + 1}/{options.num_epochs}",
-                            self.steps_per_epoch, later)
+                            self.steps_per_epoch, later,
+                            None if self.workers.first else io.StringIO(), self.workers.count)
         try:
             train_epoch(self.step, self.train_batches, position.epoch,
                         lambda index: self.trainer.set_learning_rate(self._rate(index)),
@@ -230,7 +270,7 @@ class Fit:
 
         def log_batches(index):
             totals, now = position.totals, time.monotonic()
-            rate = (totals.images - since[1]) / max(now - since[0], 1e-9)
+            rate = (totals.images - since[1]) * self.workers.count / max(now - since[0], 1e-9)
             since[:] = now, totals.images
             self.log.info(batch_line(position.epoch, index, rate, totals.correct / totals.images,
                                      self.trainer.learning_rate))
@@ -241,17 +281,34 @@ class Fit:
             self.position.scaling = self.step.scaling.state
         every = self.options.checkpoint_every
         due = every and done % every == 0 and done < self.steps_per_epoch
-        if due or interruption.requested():
+        stop = self.workers.stops_after(self.position.epoch * self.steps_per_epoch + done)
+        if due or stop:
             collect()
             self._checkpoint()
-        interruption.check()
+        if stop:
+            self.workers.stop()
+
+    def _all_totals(self):
+        """The totals of all workers together."""
+        parts = self.workers.gather(asdict(self.position.totals))
+        sums = total([{name: part[name] for name in ("images", "loss", "correct")}
+                      for part in parts])
+        return replace(self.position.totals, **sums)
+
+    def _copy_to_predictor(self):
+        """The parameters, and the mean of what the workers' normalisations have seen."""
+        copy_parameters(self.net, self.predictor)
+        statistics = self.workers.running_statistics(self.net)
+        if statistics is not None:
+            set_running_statistics(self.predictor, statistics.mean(axis=0))
 
     def _finish_epoch(self):
         """Evaluate, note the epoch's figures, and move on to the next one."""
-        position, totals = self.position, self.position.totals
-        copy_parameters(self.net, self.predictor)
-        val = evaluate(self.predictor, _Interruptible(self.val_batches), self.normalize,
-                       self.contexts)
+        position = self.position
+        self._copy_to_predictor()
+        val = evaluate_together(self.workers, self.predictor, self.val_batches, self.normalize,
+                                self.contexts)
+        totals = self._all_totals()
         row = {"epoch": position.epoch, "lr": self._rate(totals.step - 1),
                "train_loss": totals.loss / totals.images,
                "train_accuracy": totals.correct / totals.images, "val_loss": val["loss"],
@@ -286,14 +343,19 @@ class Fit:
             names.append("best")
         if options.save_period and (row["epoch"] + 1) % options.save_period == 0:
             names.append(f"epoch-{row['epoch'] + 1:04d}")
+        # With several workers, the mean of their running statistics is the predictor's.
+        net = self.net if self.workers.count == 1 else self.predictor
         arrays = {name: parameter._reduce()
-                  for name, parameter in self.net._collect_params_with_prefix().items()}
+                  for name, parameter in net._collect_params_with_prefix().items()}
         self._owed.update(dict.fromkeys(names, (arrays, row)))
         self._checkpoint()
-        self.run.drop_periodic(options.keep)
+        if self.workers.first:
+            self.run.drop_periodic(options.keep)
         self._show()
 
     def _show(self):
+        if not self.workers.first:
+            return
         try:
             History(self.run.metrics, self.position.rows).write()
             draw_curves(self.position.rows, self.run.curves, self.options.title,
@@ -316,14 +378,24 @@ class Fit:
     def _checkpoint(self):
         """Save all there is to save. If that fails, say so: the next call tries again."""
         self._check_finite()
+        all_totals = self.workers.gather(asdict(self.position.totals))
+        statistics = self.workers.running_statistics(self.net)
+        if self.workers.first:
+            with averaged(self.net, statistics):
+                self._write_checkpoint({
+                    **asdict(self.position), "network": self._network(),
+                    "steps_per_epoch": self.steps_per_epoch, "all_totals": all_totals},
+                    {} if statistics is None else {"statistics": nd.array(statistics)})
+
+    def _write_checkpoint(self, state, extra):
         step = self.position.epoch * self.steps_per_epoch + self.position.totals.step
         try:
             # A checkpoint says that the files of its best epoch are there: so they come first.
             for name in list(self._owed):
                 self._save_params(name, *self._owed[name])
                 del self._owed[name]
-            save_checkpoint(self.run.checkpoints, step, self.net, self.trainer,
-                            {**asdict(self.position), "network": self._network()})
+            save_checkpoint(self.run.checkpoints, step, self.net, self.trainer, state,
+                            extra=extra)
             self._unsaved = None
         except SaveError as error:
             # Others would pile up in memory.

@@ -12,8 +12,8 @@ from pathlib import Path
 from .errors import run_script
 from .files import replacing, write_text
 
-__all__ = ["COLUMNS", "History", "open_log", "epoch_line", "epoch_lines", "batch_line",
-           "read_metrics", "read_log", "read_history", "draw_curves", "main"]
+__all__ = ["COLUMNS", "History", "open_log", "silent_log", "epoch_line", "epoch_lines",
+           "batch_line", "read_metrics", "read_log", "read_history", "draw_curves", "main"]
 
 # Errors and accuracies are fractions.
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
@@ -50,6 +50,14 @@ def open_log(path, screen=None):
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logger.addHandler(to_file)
     logger.addHandler(logging.StreamHandler(screen or sys.stdout))
+    return logger
+
+
+def silent_log():
+    """A logger that writes nowhere: of a worker whose run is another one's to tell of."""
+    logger = logging.getLogger("run:silent")
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
     return logger
 
 

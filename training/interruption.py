@@ -53,8 +53,8 @@ def deferred():
 
 
 def requested():
-    """Whether a signal asks the run to stop."""
-    return _received is not None
+    """The number of the signal that asks the run to stop, or None."""
+    return _received
 
 
 def check():

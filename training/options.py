@@ -12,7 +12,7 @@ from .files import read_json
 __all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
            "names", "numbers", "Parser", "add_network_options", "add_cifar_network_options",
            "add_v1b_options", "add_image_options", "add_training_options", "add_device_options",
-           "add_run_options"]
+           "add_worker_options", "add_run_options"]
 
 
 # ---- types: each names its range in the error -------------------------------------------
@@ -270,7 +270,8 @@ def add_training_options(parser, **defaults):
     group = parser.add_argument_group("training")
     add = group.add_argument
     add("--num-epochs", type=positive_int, metavar="N", help="epochs")
-    add("--batch-size", type=positive_int, metavar="N", help="images per device and step")
+    add("--batch-size", type=positive_int, metavar="N",
+        help="images per step and device of each worker")
     add("--optimizer", choices=("nag", "sgd", "adam"), default="nag", help="update rule")
     add("--lr", type=positive_float, metavar="LR", help="learning rate after the warm-up")
     add("--scale-lr", type=positive_int, nargs="?", const=256, metavar="N",
@@ -325,6 +326,17 @@ def add_device_options(parser):
     add("--mode", choices=("hybrid", "imperative"), default="hybrid",
         help="hybrid compiles the network into a static graph; imperative eases debugging")
     return group
+
+
+def add_worker_options(group):
+    """How devices and workers share gradients, for the group of device options."""
+    add = group.add_argument
+    add("--kv-store", choices=("local", "device", "nccl", "dist_sync", "dist_device_sync"),
+        default="device",
+        help="how devices and workers add up gradients; dist_sync and dist_device_sync are for "
+             "the workers that python -m training.launch starts")
+    add("--join-timeout", type=positive_float, default=60.0, metavar="S",
+        help="seconds that those wait for one another at the start")
 
 
 def add_run_options(parser, save_period=None):

@@ -29,10 +29,12 @@ class Progress:
         Steps of the whole run after this stage; they count for the ETA.
     stream : file, default standard error
         On a terminal one line is redrawn; elsewhere a plain line is written every half minute.
+    workers : int, default 1
+        How many do such steps at the same time; they count for the rate.
     """
 
-    def __init__(self, title, total, later=0, stream=None):
-        self.title, self.total, self.later = title, total, later
+    def __init__(self, title, total, later=0, stream=None, workers=1):
+        self.title, self.total, self.later, self.workers = title, total, later, workers
         self.stream = stream or sys.stderr
         self._terminal = self.stream.isatty()
         self._start = self._shown = time.monotonic()
@@ -56,7 +58,7 @@ class Progress:
         filled = _BAR_WIDTH * done // max(self.total, 1)
         bar = "#" * filled + "." * (_BAR_WIDTH - filled)
         return (f"{self.title} [{bar}] {100 * done // max(self.total, 1):3d} % {figures} "
-                f"{rate * images_per_step:,.0f} images/s, ETA {eta}")
+                f"{rate * images_per_step * self.workers:,.0f} images/s, ETA {eta}")
 
     def _write(self, line):
         self.stream.write(f"\r{line}\x1b[K" if self._terminal else line + "\n")

@@ -3,6 +3,7 @@
 The scripts bring what differs: how data and network are made. Everything that a user can
 get wrong is checked here before the first step.
 """
+import argparse
 import math
 import time
 from dataclasses import replace
@@ -16,15 +17,17 @@ from params_format import ParamsError, check_params
 
 from . import interruption
 from .device import select_contexts
-from .epoch import Normalize, evaluate
+from .epoch import Normalize
 from .errors import UserError
 from .files import read_json, write_json
-from .fit import Fit, FitOptions, SaveFailed
-from .history import close_log, open_log
+from .fit import Fit, FitOptions, SaveFailed, evaluate_together
+from .history import close_log, open_log, silent_log
+from .machines import member
 from .objective import Objective
 from .progress import format_seconds
 from .run import Run
 from .schedule import Plateau, Schedule, proportional_milestones
+from .workers import connect
 
 __all__ = ["train", "Recipe", "resolve_options", "as_user_error", "open_run", "write_config",
            "describe_dataset", "make_schedule", "make_trainer", "make_objective"]
@@ -33,7 +36,12 @@ __all__ = ["train", "Recipe", "resolve_options", "as_user_error", "open_run", "w
 _FREE = {"config", "name", "resume", "overwrite", "gpus", "num_gpus", "num_data_workers",
          "log_interval", "save_period", "keep", "checkpoint_every", "data_dir", "data_url",
          "save_dir", "log_dir", "save_plot_dir", "logging_file", "summary", "rec_train",
-         "rec_train_idx", "rec_val", "rec_val_idx", "kv_store", "teacher_params"}
+         "rec_train_idx", "rec_val", "rec_val_idx", "kv_store", "join_timeout",
+         "teacher_params"}
+# Options that each worker may have its own way: where things are on its machine.
+_OF_MACHINE = {"gpus", "num_data_workers", "data_dir", "data_url", "save_dir", "log_dir",
+               "save_plot_dir", "rec_train", "rec_train_idx", "rec_val", "rec_val_idx",
+               "teacher_params", "resume_from", "structure"}
 # Options that are about one invocation and stay out of config.json.
 _PASSING = {"config", "resume", "overwrite", "summary"}
 
@@ -50,25 +58,23 @@ class Recipe:
     load_weights : callable
         ``load_weights(net, path, ctx)``; raises ValueError.
     make_batches : callable
-        ``make_batches(options, global_batch_size) -> dataset, train, val, test``; raises
-        ValueError.
+        ``make_batches(options, batch_size, shard) -> dataset, train, val, test``; raises
+        ValueError. The size is that of all devices of a worker, the shard its number and that
+        of all workers.
     milestones, epochs
         The published milestones and length, scaled to the length of the run.
     make_objective : callable, optional
         ``make_objective(options, classes, contexts) -> Objective``; raises ValueError.
-    connect : callable, optional
-        ``connect(options, contexts)`` -> the KVStore, or its name, through which devices and
-        workers share gradients.
     style : str, default 'cifar'
         Whose log lines: see `training.history.epoch_lines`.
     """
 
     def __init__(self, describe, build, load_weights, make_batches, milestones, epochs,
-                 make_objective=None, connect=None, style="cifar"):
+                 make_objective=None, style="cifar"):
         self.describe, self.build, self.load_weights = describe, build, load_weights
         self.make_batches = make_batches
         self.milestones, self.epochs = milestones, epochs
-        self.make_objective, self.connect, self.style = make_objective, connect, style
+        self.make_objective, self.style = make_objective, style
 
 
 def train(parser, argv, recipe):
@@ -84,52 +90,63 @@ def train(parser, argv, recipe):
     UserError
         If the user can put something right.
     """
-    options = resolve_options(parser, argv)
+    options = agreed_options(parser, argv)
     contexts = select_contexts(options.gpus, options.num_gpus)
     _check_precision(options, contexts)
     description = as_user_error(recipe.describe, options)
     options.name = options.name or default_name(options, description)
-    kvstore = recipe.connect(options, contexts) if recipe.connect else "device"
-    workers = getattr(kvstore, "num_workers", 1)
-    run = open_run(options)
+    workers = connect(options, contexts)
+    run = open_run(options) if workers.first else None
 
     dataset, train_batches, val_batches, test_batches = as_user_error(
-        recipe.make_batches, options, options.batch_size * len(contexts))
+        recipe.make_batches, options, options.batch_size * len(contexts),
+        (workers.rank, workers.count))
+    _check_alike(workers, len(contexts), dataset, train_batches, val_batches)
     description.update(dataset=describe_dataset(dataset))
     net, predictor = _make_networks(options, recipe, description, dataset, contexts)
     schedule = make_schedule(options, recipe, len(train_batches))
     if options.scale_lr:
-        images = options.batch_size * len(contexts) * workers
+        images = options.batch_size * len(contexts) * workers.count
         schedule = replace(schedule, lr=options.lr * images / options.scale_lr)
     objective = (as_user_error(recipe.make_objective, options, dataset.classes, contexts)
                  if recipe.make_objective else make_objective(options, dataset.classes))
 
-    if options.overwrite:
-        # Only now: nothing that the user can get wrong is left to check.
-        run.remove()
-    run.create()
-    log = open_log(run.log_file)
+    log = _begin(run, options)
     try:
-        _announce(log, run, options, dataset, net, contexts)
-        fit = Fit(net, predictor, make_trainer(net, options, kvstore), objective, schedule,
+        _announce(log, options, dataset, net, contexts, workers)
+        fit = Fit(net, predictor, make_trainer(net, options, workers.kvstore), objective, schedule,
                   train_batches, val_batches,
                   Normalize(dataset.mean, dataset.std, options.dtype), contexts, run, log,
-                  _fit_options(options, description, dataset, recipe.style, workers), description,
+                  _fit_options(options, description, dataset, recipe.style), description,
                   Plateau(options.lr_patience, options.lr_decay)
-                  if options.lr_mode == "plateau" else None)
-        if not (options.resume and fit.resume()):
+                  if options.lr_mode == "plateau" else None, workers)
+        if not (options.resume and fit.resume()) and run:
             write_config(run, options)
         start = time.monotonic()
         with interruption.deferred():
             result = fit()
         _report(log, run, fit, result, dataset, test_batches, time.monotonic() - start)
     except interruption.Interrupted as stop:
-        log.info(f"stopped by {stop}; go on with: python {parser.prog} --resume {run.logs}")
+        how = "python" if workers.count == 1 else "the same launcher and"
+        if run:
+            log.info(f"stopped by {stop}; go on with: {how} {parser.prog} --resume {run.logs}")
         return stop.code
     finally:
         close_log(log)
-        run.unlock()
+        if run:
+            run.unlock()
     return 0
+
+
+def _begin(run, options):
+    """Make the run's folders and open its log; nothing but a silent log for workers above 0."""
+    if run is None:
+        return silent_log()
+    if options.overwrite:
+        # Only now: nothing that the user can get wrong is left to check.
+        run.remove()
+    run.create()
+    return open_log(run.log_file)
 
 
 # ---- options ----------------------------------------------------------------------------------
@@ -147,6 +164,55 @@ def resolve_options(parser, argv):
     merged = parser.parse_args(argv)
     merged.name = options.name or stored.parent.name
     return merged
+
+
+def agreed_options(parser, argv):
+    """The options that all workers of a run share: those of worker 0.
+
+    What may differ from machine to machine (`_OF_MACHINE`) is a worker's own, if it was given.
+
+    Raises
+    ------
+    UserError
+        If a worker was started with other options, or one of the options is wrong.
+    """
+    machine = member()
+    if machine is None:
+        return resolve_options(parser, argv)
+    own = vars(parser.parse_args(argv))
+    given = machine.gather(own)
+    if machine.rank == 0:
+        _check_same(given)
+        options = resolve_options(parser, argv)
+        machine.gather(vars(options))
+        return options
+    options = machine.gather(None)[0]
+    options.update({name: own[name] for name in own.keys() & _OF_MACHINE
+                    if own[name] != parser.get_default(name)})
+    return argparse.Namespace(**options)
+
+
+def _check_same(given):
+    """Raise UserError unless all workers were started alike."""
+    for rank, options in enumerate(given):
+        for name in sorted(options.keys() - _OF_MACHINE):
+            if options[name] != given[0].get(name):
+                raise UserError(
+                    f"worker {rank} was started with another --{name.replace('_', '-')} than "
+                    f"worker 0: {options[name]}, not {given[0].get(name)}; start all processes "
+                    "with the same options")
+
+
+def _check_alike(workers, devices, dataset, train_batches, val_batches):
+    """Raise UserError unless all workers have the same data and as many devices."""
+    if val_batches.num_images < 1:
+        raise UserError(f"there are fewer {_val_name(dataset)} images than workers")
+    found = workers.gather((devices, dataset.description, len(train_batches)))
+    for rank, one in enumerate(found):
+        if one != found[0]:
+            raise UserError("all workers need the same data and as many devices: worker {} has "
+                            "{} device(s) and {}, {:,} steps; worker 0 has {} and {}, {:,} steps"
+                            .format(rank, *one, *found[0]))
 
 
 def _plain(value):
@@ -311,14 +377,14 @@ def make_objective(options, classes):
                      max(options.num_epochs - options.mixup_off_epoch, 0))
 
 
-def _fit_options(options, description, dataset, style, workers):
+def _fit_options(options, description, dataset, style):
     return FitOptions(
         num_epochs=options.num_epochs, seed=options.seed, log_interval=options.log_interval,
         save_period=options.save_period, keep=options.keep,
         checkpoint_every=options.checkpoint_every, early_stop=options.early_stop,
         val_name=_val_name(dataset), title=f"{options.name} on {dataset.title}",
         reseed=any(description["options"].get(rate) for rate in ("drop_rate", "final_drop")),
-        style=style, workers=workers, loss_scaling=options.dtype == "float16")
+        style=style, loss_scaling=options.dtype == "float16")
 
 
 def _val_name(dataset):
@@ -327,13 +393,16 @@ def _val_name(dataset):
 
 # ---- what is said -----------------------------------------------------------------------------
 
-def _announce(log, run, options, dataset, net, contexts):
+def _announce(log, options, dataset, net, contexts, workers):
     trained = sum(int(np.prod(p.shape)) for p in net.collect_params().values()
                   if p.grad_req != "null")
-    log.info(f"run {run.name}")
+    log.info(f"run {options.name}")
     log.info(dataset.description)
     log.info(f"{trained:,} trained parameters, on {', '.join(map(str, contexts))}, "
              f"{options.dtype}")
+    if workers.count > 1:
+        log.info(f"{workers.count} workers, {options.batch_size * len(contexts) * workers.count:,} "
+                 "images a step")
     log.info("options " + " ".join(f"{key}={value}" for key, value in vars(options).items()
                                    if value not in (None, False)))
 
@@ -341,13 +410,17 @@ def _announce(log, run, options, dataset, net, contexts):
 def _report(log, run, fit, result, dataset, test_batches, seconds):
     """Say how the run went and where everything is; write result.json."""
     val_name = _val_name(dataset)
+    scores = (_test_scores(fit, run, test_batches)
+              if val_name != "test" and test_batches is not None else None)
+    if run is None:
+        return
     for which, row in result.items():
         how = f" (chosen by {val_name} accuracy)" if which == "best" else ""
         log.info(f"{which}, after {row['epoch'] + 1} epochs{how}: {val_name} accuracy "
                  f"{100 * row['val_accuracy']:.2f} %")
-    if val_name != "test" and test_batches is not None:
-        result["test"] = _test_scores(fit, run, test_batches)
-        for which, score in result["test"].items():
+    if scores:
+        result["test"] = scores
+        for which, score in scores.items():
             log.info(f"{which}: test accuracy {100 * score['accuracy']:.2f} %")
     try:
         write_json(run.result, {**result, "val_name": val_name})
@@ -365,11 +438,13 @@ def _test_scores(fit, run, test_batches):
     """Test scores of the last and of the selected network, where training never saw them."""
     scores = {}
     for which in ("last", "best"):
-        path = run.params / f"{which}.params"
-        try:
-            check_params(path)
-        except ParamsError as error:
-            raise UserError(f"{path}: {error}") from None
-        fit.predictor.load_parameters(str(path), ctx=fit.contexts)
-        scores[which] = evaluate(fit.predictor, test_batches, fit.normalize, fit.contexts)
+        path = run.params / f"{which}.params" if run else Path(which)
+        with fit.workers.shared_files([path]) as (path,):
+            try:
+                check_params(path)
+            except ParamsError as error:
+                raise UserError(f"{path}: {error}") from None
+            fit.predictor.load_parameters(str(path), ctx=fit.contexts)
+        scores[which] = evaluate_together(fit.workers, fit.predictor, test_batches,
+                                          fit.normalize, fit.contexts)
     return scores

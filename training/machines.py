@@ -1,0 +1,325 @@
+"""This process's part in a run on several machines.
+
+A launcher (`training.launch`, or a cluster's own) starts the same script many times and tells
+each process its part in MXNet's variables: one scheduler, some servers, some workers. `join`
+reads them. Nothing here imports MXNet, since MXNet blocks scheduler and servers on import.
+
+    DMLC_ROLE            scheduler, server or worker
+    DMLC_PS_ROOT_URI     the scheduler's address
+    DMLC_PS_ROOT_PORT    its port; the next one must be free, too: see `training.warden`
+    DMLC_NUM_WORKER      how many workers
+    DMLC_NUM_SERVER      how many servers
+    DMLC_TASK_ID         optional: the worker's number; worker 0 keeps the run's files
+    DMLC_NODE_HOST       optional: this machine's address, as the others reach it
+    DMLC_INTERFACE       optional: the network interface to use, in its place
+"""
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+from .errors import UserError
+from .warden import LOST, Link, Warden
+
+__all__ = ["Member", "join", "leave", "member"]
+
+_NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
+# Where launchers put a worker's number.
+_NUMBERS = ("DMLC_TASK_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK",
+            "JOB_COMPLETION_INDEX")
+_member = None    # of the process, as its part is
+
+
+def member():
+    """This process's `Member`, or None where it trains alone."""
+    return _member
+
+
+def join(patience, environ=os.environ):
+    """Take the part that the launcher's variables name, if there are any.
+
+    A scheduler or server stays in here until the run ends. Must come before MXNet's import.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds to wait for the other processes.
+
+    Raises
+    ------
+    UserError
+        If a variable is missing or wrong, or nobody answers.
+    """
+    global _member
+    role = environ.get("DMLC_ROLE")
+    if not role:
+        return
+    address, workers, servers, index = _part(environ, role)
+    environ["DMLC_PS_ROOT_URI"] = address[0]    # ps-lite's sockets know no names
+    if role == "scheduler":
+        _listen(address, workers, servers, patience)
+    link = _reach((address[0], address[1] + 1), patience)
+    if "DMLC_INTERFACE" not in environ:
+        # The address that leads to the scheduler is the one that the others can reach.
+        environ.setdefault("DMLC_NODE_HOST", link.sock.getsockname()[0])
+    _member = Member(link, role, index)
+    _member.wait_for_all(patience)
+    if role != "worker":
+        _serve()
+
+
+def _number(environ, name, low, high):
+    text = environ[name]
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise UserError(f"{name} must be a whole number from {low} to {high}, not '{text}'")
+    return int(text)
+
+
+def _part(environ, role):
+    """((address, port), workers, servers, own number or None), as the variables say."""
+    if role not in ("scheduler", "server", "worker"):
+        raise UserError(f"DMLC_ROLE must be scheduler, server or worker, not '{role}'")
+    missing = [name for name in _NEEDED if not environ.get(name)]
+    if missing:
+        raise UserError(f"DMLC_ROLE is set, but {', '.join(missing)} is not: start all processes "
+                        "with `python -m training.launch`, or set MXNet's variables for each")
+    host, port = environ["DMLC_PS_ROOT_URI"], _number(environ, "DMLC_PS_ROOT_PORT", 1, 65534)
+    workers, servers = (_number(environ, f"DMLC_NUM_{what}", 1, 9999)
+                        for what in ("WORKER", "SERVER"))
+    named = next((name for name in _NUMBERS if environ.get(name)), None)
+    index = _number(environ, named, 0, workers - 1) if named and role == "worker" else None
+    try:
+        return (socket.gethostbyname(host), port), workers, servers, index
+    except OSError:
+        raise UserError(f"DMLC_PS_ROOT_URI: there is no machine '{host}'") from None
+
+
+def _listen(address, workers, servers, patience):
+    host, port = address
+    try:
+        socket.create_server((host, port)).close()    # MXNet's own would abort
+        Warden((host, port + 1), workers, servers, patience).start()
+    except OSError as error:
+        raise UserError(f"the scheduler cannot listen on {host}, ports {port} and {port + 1}: "
+                        f"{error.strerror}; choose others with DMLC_PS_ROOT_PORT") from None
+
+
+def _reach(address, patience):
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return Link(socket.create_connection(
+                address, timeout=max(min(5, deadline - time.monotonic()), 0.1)))
+        except OSError as error:
+            if time.monotonic() > deadline:
+                host, port = address
+                raise UserError(
+                    f"no scheduler answers at {host}, port {port}, after {patience:g} s "
+                    f"({error.strerror or error}): is it started, is DMLC_PS_ROOT_URI right, are "
+                    f"ports {port - 1} and {port} open?") from None
+            time.sleep(0.2)
+
+
+def _serve():
+    """Do MXNet's part of a scheduler or server, until the run ends."""
+    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import mxnet  # noqa: F401  (does not return)
+
+    threading.Event().wait()
+
+
+def leave(code, reason=None, text=""):
+    """End this process.
+
+    Parameters
+    ----------
+    code : int
+        Exit code.
+    reason : str, optional
+        Why it ends before the others; they end, too. Without one, it waits until all are done.
+    text : str, optional
+        To be written to standard error.
+    """
+    sys.stderr.write(text)
+    if _member is not None:
+        _member.leave(code, reason)
+    sys.exit(code)
+
+
+class Member:
+    """The connection to the run's `Warden`, listened to by a thread of its own.
+
+    Parameters
+    ----------
+    link : Link
+    role : str
+    index : int or None
+        The worker's number, if it is known already.
+
+    Attributes
+    ----------
+    rank : int
+        Number of this worker.
+    names : list of str
+        The workers, for people.
+    signal : int or None
+        What has asked all workers to stop.
+    keep
+        Something that must live until this process leaves.
+    """
+
+    def __init__(self, link, role, index):
+        self.role, self.rank, self.names = role, None, []
+        self._link, self._changed = link, threading.Condition()
+        self._gathered, self._tag = {}, 0
+        self._step, self._limit, self._stop_at = 0, None, None
+        self.signal = self.keep = None
+        self._failed = self._ended = False
+        self._wake = self._signals() if role != "worker" else None
+        link.send(hello=role, index=index, host=socket.gethostname(), pid=os.getpid())
+        threading.Thread(target=self._listen, name="member", daemon=True).start()
+
+    @property
+    def count(self):
+        """How many workers there are."""
+        return len(self.names)
+
+    def wait_for_all(self, patience):
+        """Wait until all processes are there. The warden has the same patience, then tells."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.names, patience + 10):
+                raise UserError(f"who answers at {self._link.sock.getpeername()} is no scheduler "
+                                "of this project")
+
+    def gather(self, value):
+        """The values of all workers, in their order; all must ask for them.
+
+        Parameters
+        ----------
+        value
+            JSON-compatible; floats keep every bit.
+        """
+        self._tag += 1
+        self._send(gather=self._tag, value=value)
+        with self._changed:
+            self._changed.wait_for(lambda: self._tag in self._gathered)
+            return self._gathered.pop(self._tag)
+
+    def stops_after(self, step, number=None):
+        """Whether all workers stop after this step.
+
+        Parameters
+        ----------
+        step : int
+            Steps that this worker has done, since the beginning of the run.
+        number : int, optional
+            The signal that asks for it here, if one does.
+        """
+        if number is not None and self.signal is None:
+            self._send(stop=int(number))
+        with self._changed:
+            self._step = step
+            # Nobody goes beyond what it has promised until the common step is known.
+            self._changed.wait_for(lambda: self._stop_at is not None or self._limit is None
+                                   or step < self._limit)
+            return self._stop_at is not None and step >= self._stop_at
+
+    def leave(self, code, reason=None):
+        """End this process; see `leave`."""
+        self._failed = reason is not None
+        if self._failed:
+            self._send(failed=reason, code=code)
+        else:
+            self._send(done=True)
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        # MXNet's own end would wait for the others, who may be gone.
+        os._exit(code)
+
+    @contextlib.contextmanager
+    def deadline(self, seconds, line):
+        """End this process with an error if the block takes longer."""
+        timer = threading.Timer(seconds, lambda: self._fail(line))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _fail(self, line):
+        _write_error(line)
+        self.leave(2, line)
+
+    def _send(self, **message):
+        with contextlib.suppress(OSError):    # the thread that listens notices, and ends it all
+            self._link.send(**message)
+
+    # ---- the thread ------------------------------------------------------------------------
+
+    def _signals(self):
+        """A file that tells of SIGTERM and Ctrl-C, even while MXNet blocks the main thread."""
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: None)
+        return read
+
+    def _listen(self):
+        files = [self._link] + ([self._wake] if self._wake is not None else [])
+        while not self._ended:
+            ready = select.select(files, [], [], 1.0)[0]
+            try:
+                if self._wake in ready:
+                    for number in os.read(self._wake, 64):
+                        self._send(stop=number)
+                for message in self._link.receive() if self._link in ready else ():
+                    self._take(message)
+                self._link.ping()
+                if self._link.silent():
+                    raise ConnectionError
+            except (OSError, ValueError):
+                if not self._ended:
+                    self._lost("the scheduler has gone", LOST)
+
+    def _take(self, message):
+        if "lost" in message:
+            self._lost(message["lost"], message["code"])
+        if message.get("end") and self.role != "worker":
+            os._exit(0)
+        with self._changed:
+            if "names" in message:
+                self.rank, self.names = message["rank"], message["names"]
+            elif "gathered" in message:
+                self._gathered[message["gathered"]] = message["values"]
+            elif "stop" in message:
+                self.signal, self._limit = message["stop"], self._step + 1
+                self._send(limit=self._limit)
+            elif "stop_at" in message:
+                self._stop_at = message["stop_at"]
+            elif "end" in message:
+                self._ended = True
+            self._changed.notify_all()
+
+    def _lost(self, line, code):
+        """End this process at once: its main thread may wait for the other one forever.
+
+        No file is left broken: each is written under a temporary name first.
+        """
+        if not self._failed:    # else it has said so itself, and is about to end
+            _write_error(line)
+            os._exit(code)
+
+
+def _write_error(line):
+    # Not through a stream: the main thread may hold its lock.
+    with contextlib.suppress(OSError):
+        os.write(2, f"error: {line}\n".encode())
