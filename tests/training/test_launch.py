@@ -1,0 +1,95 @@
+"""What the launcher starts; that it does is tested in tests/test_machines.py."""
+import shlex
+import sys
+
+import pytest
+
+from tests import machines, scripts
+from training.errors import UserError
+from training.launch import Plan, commands, main, make_parser, read_hosts
+
+
+def _plan(*argv):
+    return Plan(make_parser().parse_args([str(word) for word in argv]))
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("me@127.0.0.1:2222   slots=1  # the first\n\n# none\n127.0.0.2\n")
+    return path
+
+
+def test_local():
+    started = commands(_plan("-n", 2, "-s", 1, "--env", "A=b c", "--", "x.py", "--lr", "0.1"))
+    assert [line for line, _ in started] == [[sys.executable, "-u", "x.py", "--lr", "0.1"]] * 3
+    assert [(e["DMLC_ROLE"], e["DMLC_TASK_ID"]) for _, e in started] == [
+        ("worker", "0"), ("worker", "1"), ("server", "0")]
+    assert {(e["DMLC_NUM_WORKER"], e["DMLC_NUM_SERVER"], e["DMLC_PS_ROOT_URI"], e["A"])
+            for _, e in started} == {("2", "1", "127.0.0.1", "b c")}
+    assert len({e["DMLC_PS_ROOT_PORT"] for _, e in started}) == 1
+
+
+def test_ssh(hosts):
+    started = commands(_plan("-n", 2, "-s", 1, "-H", hosts, "--env", "A=b c", "--", "x.py", "a b"))
+    lines = [line for line, _ in started]
+    assert lines[0][:6] == ["ssh", "-o", "BatchMode=yes", "-p", "2222", "me@127.0.0.1"]
+    assert lines[1][:4] == ["ssh", "-o", "BatchMode=yes", "127.0.0.2"]
+    words = shlex.split(lines[1][-1])
+    assert {"A=b c", "DMLC_ROLE=worker", "DMLC_TASK_ID=1"} <= set(words)
+    assert words[-4:] == [sys.executable, "-u", "x.py", "a b"]
+
+
+@pytest.mark.parametrize("launcher, start", [
+    ("mpi", ["mpirun", "-n", "2"]), ("slurm", ["srun", "--overlap", "-n", "2"])])
+def test_clusters_start_each_role_once(launcher, start):
+    (workers, _), (servers, _) = commands(_plan(
+        "-n", 2, "-s", 2, "--launcher", launcher, "--host", "127.0.0.1", "-p", 9000, "--", "x.py"))
+    assert workers[:len(start)] == start and "DMLC_ROLE=worker" in workers
+    assert servers[:len(start)] == start and "DMLC_ROLE=server" in servers
+    # The numbers are the cluster's to give.
+    assert not any(word.startswith("DMLC_TASK_ID") for word in workers)
+
+
+@pytest.mark.parametrize("argv, message", [
+    ((), "required: -n"),
+    (("-n", 0, "--", "x.py"), "must be a whole number of at least 1"),
+    (("-n", 2), "say what to run"),
+    (("-n", 2, "--launcher", "ssh", "--", "x.py"), "-H FILE"),
+    (("-n", 2, "-H", "none", "--", "x.py"), "cannot read --hostfile none: No such file"),
+    (("-n", 2, "--env", "A", "--", "x.py"), "--env takes NAME=VALUE, not 'A'"),
+    (("-n", 2, "--host", "192.0.2.1", "--", "x.py"), "--host 192.0.2.1: "),
+    (("-n", 1, "--python", "no-such-python", "--", "x.py"), "cannot start no-such-python"),
+], ids=str)
+def test_errors(argv, message):
+    with pytest.raises(UserError, match=message):
+        main([str(word) for word in argv])
+
+
+def test_a_host_file_that_names_an_option(tmp_path):
+    path = tmp_path / "hosts"
+    path.write_text("-oProxyCommand=harm\n")
+    with pytest.raises(UserError, match="names no machine"):
+        read_hosts(path)
+    path.write_text("# nobody\n")
+    with pytest.raises(UserError, match="names no machine"):
+        read_hosts(path)
+
+
+def test_over_ssh(tmp_path, hosts):
+    """An `ssh` that stays on this machine, and a script that tells its part."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nfor line; do :; done\nexec sh -c "$line"\n')
+    ssh.chmod(0o755)
+    (tmp_path / "part.py").write_text(
+        "import os, sys\n"
+        "part = os.environ['DMLC_ROLE'], os.environ.get('DMLC_TASK_ID')\n"
+        "print(*part, *sys.argv[1:], flush=True)\n"
+        "sys.exit(7 if part == ('worker', '1') else 0)\n")
+    result = scripts.subprocess.run(
+        machines.launcher("-n", 2, "-s", 1, "-H", hosts, "--", "part.py", "a b"), cwd=tmp_path,
+        env=machines.environ(PATH=f"{tmp_path}:{scripts.os.environ['PATH']}"), text=True,
+        capture_output=True, timeout=60)
+    assert result.returncode == 7, result.stderr
+    assert sorted(result.stdout.splitlines()) == [
+        "scheduler None a b", "server 0 a b", "worker 0 a b", "worker 1 a b"]
