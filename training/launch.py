@@ -137,10 +137,14 @@ class Plan:
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.connect((target, 9))    # sends nothing, but chooses a way
-                return probe.getsockname()[0]
+                address = probe.getsockname()[0]
         except OSError as error:
             raise UserError(f"there is no way to '{target}' ({error.strerror}); give this "
                             "machine's address with --host") from None
+        if address.startswith("127.") and self.launcher != "ssh":
+            raise UserError(f"others cannot reach this machine at {address}, which is its own "
+                            "name for itself; give its address with --host")
+        return address
 
 
 def _free_port(host):
