@@ -17,6 +17,7 @@ from functools import partial
 from mxnet.gluon import nn
 
 from .registry import Registry
+from .statistics import position_mean, spread_channels
 
 __all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "Mish", "ACTIVATIONS",
            "get_activation", "list_activations"]
@@ -86,9 +87,28 @@ def _pointwise(in_channels, channels):
     return nn.Conv2D(channels, kernel_size=1, use_bias=False, in_channels=in_channels)
 
 
-def _depthwise(channels, kernel_size, dilation):
-    return nn.Conv2D(channels, kernel_size, padding=same_padding(kernel_size, dilation),
-                     dilation=dilation, groups=channels, use_bias=False, in_channels=channels)
+def _depthwise(channels, kernel_size, dilation, conv=nn.Conv2D):
+    return conv(channels, kernel_size, padding=same_padding(kernel_size, dilation),
+                dilation=dilation, groups=channels, use_bias=False, in_channels=channels)
+
+
+class _PositionMean(nn.HybridBlock):
+    """(N, C, H, W) -> (N, C, 1, 1)."""
+
+    def hybrid_forward(self, F, x):
+        return position_mean(F, x)
+
+
+def _plain(F, x):
+    """x (N, C, H, W) in the plain memory layout: on a CPU, a copy out of oneDNN's blocks."""
+    return F.reshape(x, shape=(0, 0, 0, 0))
+
+
+class _PlainConv2D(nn.Conv2D):
+    """A convolution whose output has the plain layout."""
+
+    def hybrid_forward(self, F, x, weight, bias=None):
+        return _plain(F, super().hybrid_forward(F, x, weight, bias))
 
 
 class _Gated(nn.HybridBlock):
@@ -101,8 +121,9 @@ class _Gated(nn.HybridBlock):
 
     def gate(self, F, x):
         """The gate, in (0, 1), of x (N, C, H, W); of the same shape."""
-        # F.Activation, not F.sigmoid: only the former runs in oneDNN on a CPU.
-        return F.Activation(self.module(x), act_type="sigmoid")
+        # F.Activation, not F.sigmoid: only the former runs in oneDNN on a CPU. Of a plain map,
+        # because the product works in that layout alone, forward and backward.
+        return F.Activation(_plain(F, self.module(x)), act_type="sigmoid")
 
     def hybrid_forward(self, F, x):
         # Same shape: the element-wise product, whose backward has no reduction.
@@ -144,7 +165,7 @@ class ChaATAC(_Gated):
         self._use_global = use_global
         with self.module.name_scope():
             if use_global:
-                self.module.add(nn.GlobalAvgPool2D())
+                self.module.add(_PositionMean())
             self.module.add(_pointwise(channels, inter_channels),
                             norm_layer(in_channels=inter_channels, **norm_kwargs))
             if use_relu:
@@ -155,7 +176,7 @@ class ChaATAC(_Gated):
     def hybrid_forward(self, F, x):
         if not self._use_global:
             return super().hybrid_forward(F, x)
-        return F.broadcast_mul(x, self.gate(F, x))                     # by (N, C, 1, 1)
+        return F.elemwise_mul(x, spread_channels(F, x, self.gate(F, x)))
 
 
 @ACTIVATIONS.register("SpaATAC")
@@ -232,7 +253,10 @@ class SeqATAC(_Gated):
         inter_channels = hidden_channels(channels, reduction)
         norm_kwargs = norm_kwargs or {}
         with self.module.name_scope():
-            self.module.add(_depthwise(channels, kernel_size, dilation),
+            # Plain: a narrower convolution's gradient comes in blocks of another size than the
+            # normalisation's data, and oneDNN's backward pass is then 100 times slower. Plain
+            # data is fitted to the gradient.
+            self.module.add(_depthwise(channels, kernel_size, dilation, _PlainConv2D),
                             norm_layer(in_channels=channels, **norm_kwargs),
                             _pointwise(channels, inter_channels),
                             norm_layer(in_channels=inter_channels, **norm_kwargs))
@@ -313,7 +337,33 @@ _register_gluon("prelu", nn.PReLU)
 _register_gluon("elu", nn.ELU)
 _register_gluon("selu", nn.SELU)
 _register_gluon("gelu", nn.GELU)
-_register_gluon("swish", nn.Swish)
+
+
+@ACTIVATIONS.register("swish")
+class Swish(nn.HybridBlock):
+    r"""The self-gated activation :math:`y = x \cdot \sigma(\beta x)`.
+
+    P. Ramachandran, B. Zoph, Q. V. Le: Searching for Activation Functions, 2017,
+    https://arxiv.org/abs/1710.05941. Gluon's own takes a sigmoid that is slow on a CPU.
+
+    Parameters
+    ----------
+    channels : int
+        Taken and ignored.
+    beta : float, default 1
+        Steepness of the gate.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, beta=1.0, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(channels=channels)
+        self._beta = beta
+
+    def hybrid_forward(self, F, x):
+        x = _plain(F, x)
+        return F.elemwise_mul(F.Activation(self._beta * x, act_type="sigmoid"), x)
 
 
 @ACTIVATIONS.register("mish")

@@ -16,13 +16,8 @@ import numpy as np
 from mxnet import nd
 from mxnet.gluon import nn
 
-from .attention import (
-    CBAM,
-    ChannelAttention,
-    SpatialAttention,
-    ones_per_channel,
-    ones_per_position,
-)
+from .attention import CBAM, ChannelAttention, SpatialAttention
+from .statistics import ones_per_channel, ones_per_position
 
 __all__ = ["SEARCHED", "OPERATIONS", "KINDS", "SearchableAttention", "ParallelAttention",
            "searchable_units", "architecture_parameters", "operation_weights", "freeze",
