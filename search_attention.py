@@ -15,6 +15,7 @@ from training.device import select_contexts, set_threads
 from training.errors import UserError, run_script
 from training.options import (
     Parser,
+    add_cifar_data_options,
     add_cifar_network_options,
     add_device_options,
     add_run_options,
@@ -32,30 +33,14 @@ def make_parser():
     parser = Parser(prog="search_attention.py", description=__doc__.splitlines()[0])
     add_cifar_network_options(parser, model="resnet18")
     parser.set_defaults(attention="CBAM")
-    add_data_options(parser)
+    add_cifar_data_options(parser, "cifar100", list_datasets()).add_argument(
+        "--alpha-split", type=fraction, default=0.0, metavar="F",
+        help="hold out this share of the training images for the structure; 0: every second "
+             "batch of the training stream is the structure's, as in the study")
     add_search_options(parser)
     add_device_options(parser)
     add_run_options(parser)
     return parser
-
-
-def add_data_options(parser):
-    add = parser.add_argument_group("data").add_argument
-    add("--dataset", default="cifar100", metavar="NAME",
-        help=f"one of {', '.join(list_datasets())}")
-    add("--data-dir", metavar="DIR",
-        help="folder of the official binary files (default: ~/.mxnet/datasets/<dataset>)")
-    add("--data-url", metavar="URL[#md5=SUM]",
-        help="download the archive from here if the files are missing")
-    add("--limit-train", type=positive_int, metavar="N",
-        help="use only the first N training images")
-    add("--alpha-split", type=fraction, default=0.0, metavar="F",
-        help="hold out this share of the training images for the structure; 0: every second "
-             "batch of the training stream is the structure's, as in the study")
-    add("--padding", choices=("black", "mean", "reflect"), default="black",
-        help="what surrounds an image before it is cropped")
-    add("-j", "--num-data-workers", type=natural, default=4, metavar="N",
-        help="batches prepared ahead in the background (0: none)")
 
 
 def add_search_options(parser):

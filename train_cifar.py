@@ -13,13 +13,13 @@ from training.errors import run_script
 from training.machines import join, leave
 from training.options import (
     Parser,
+    add_cifar_data_options,
     add_cifar_network_options,
     add_device_options,
     add_run_options,
     add_training_options,
     add_worker_options,
     natural,
-    positive_int,
 )
 
 
@@ -29,22 +29,9 @@ def make_parser():
     network.add_argument("--structure", metavar="FILE.json",
                          help="the attention of each block, as search_attention.py found it "
                               "(structure.json)")
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", default="cifar10", metavar="NAME",
-                      help=f"one of {', '.join(list_datasets())}")
-    data.add_argument("--data-dir", metavar="DIR",
-                      help="folder of the official binary files "
-                           "(default: ~/.mxnet/datasets/<dataset>)")
-    data.add_argument("--data-url", metavar="URL[#md5=SUM]",
-                      help="download the archive from here if the files are missing")
-    data.add_argument("--limit-train", type=positive_int, metavar="N",
-                      help="use only the first N training images")
-    data.add_argument("--val-split", type=natural, default=0, metavar="N",
-                      help="hold out N training images and select on them, not on the test set")
-    data.add_argument("--padding", choices=("black", "mean", "reflect"), default="black",
-                      help="what surrounds an image before it is cropped; black is the paper's")
-    data.add_argument("-j", "--num-data-workers", type=natural, default=4, metavar="N",
-                      help="batches prepared ahead in the background (0: none)")
+    add_cifar_data_options(parser, "cifar10", list_datasets()).add_argument(
+        "--val-split", type=natural, default=0, metavar="N",
+        help="hold out N training images and select on them, not on the test set")
     add_training_options(parser, num_epochs=400, batch_size=128, lr=0.2)
     add_worker_options(add_device_options(parser))
     add_run_options(parser, save_period=0)

@@ -28,8 +28,8 @@ from .warden import LOST, Link, Warden
 __all__ = ["Member", "join", "leave", "member"]
 
 _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
-# Where launchers put a worker's number.
-_NUMBERS = ("DMLC_TASK_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK",
+# Where launchers put a worker's number; in a job of Slurm, mpirun's is the right one.
+_NUMBERS = ("DMLC_TASK_ID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID",
             "JOB_COMPLETION_INDEX")
 _member = None    # of the process, as its part is
 

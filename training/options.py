@@ -11,8 +11,8 @@ from .files import read_json
 
 __all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
            "names", "numbers", "Parser", "add_network_options", "add_cifar_network_options",
-           "add_v1b_options", "add_image_options", "add_training_options", "add_device_options",
-           "add_worker_options", "add_run_options"]
+           "add_v1b_options", "add_cifar_data_options", "add_image_options",
+           "add_training_options", "add_device_options", "add_worker_options", "add_run_options"]
 
 
 # ---- types: each names its range in the error -------------------------------------------
@@ -234,6 +234,33 @@ def add_v1b_options(group):
             ("dilated", "dilation in place of stride in the last two stages")):
         add(f"--{name}", action="store_true", default=None, help=text)
     add("--final-drop", type=fraction, metavar="P", help="the same as --drop-rate")
+
+
+def add_cifar_data_options(parser, dataset, known):
+    """Which small images to train on, and how.
+
+    Parameters
+    ----------
+    parser : Parser
+    dataset : str
+        The default.
+    known : sequence of str
+        All data sets.
+    """
+    group = parser.add_argument_group("data")
+    add = group.add_argument
+    add("--dataset", default=dataset, metavar="NAME", help=f"one of {', '.join(known)}")
+    add("--data-dir", metavar="DIR",
+        help="folder of the official binary files (default: ~/.mxnet/datasets/<dataset>)")
+    add("--data-url", metavar="URL[#md5=SUM]",
+        help="download the archive from here if the files are missing")
+    add("--limit-train", type=positive_int, metavar="N",
+        help="use only the first N training images")
+    add("--padding", choices=("black", "mean", "reflect"), default="black",
+        help="what surrounds an image before it is cropped; black is the paper's")
+    add("-j", "--num-data-workers", type=natural, default=4, metavar="N",
+        help="batches prepared ahead in the background (0: none)")
+    return group
 
 
 def add_image_options(parser, train=True):
