@@ -97,7 +97,8 @@ def test_who_falls_silent_is_given_up(address, monkeypatch):
     monkeypatch.setattr(warden, "SILENCE_S", 3)
     monkeypatch.setattr(warden, "PING_S", 0.2)
     Warden(address, 1, 1, patience=20).start()
-    scheduler, server, worker = (_member(address, role) for role in ("scheduler", "server", "worker"))
+    scheduler, server, worker = (_member(address, role)
+                                 for role in ("scheduler", "server", "worker"))
     for _ in range(20):
         worker.send(ping=True)
         scheduler.send(ping=True)
