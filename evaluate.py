@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Score a parameter file on a data set's test images.
+"""Score a parameter file, or an exported network, on a data set's test images.
 
     python evaluate.py --params params/demo/best.params
+    python evaluate.py --onnx params/demo/best.onnx
     python evaluate.py --dataset imagenet --use-rec --rec-val val.rec --params FILE.params \\
         --model resnet50_v1b --act-type ChaATAC
 """
@@ -35,6 +36,11 @@ def make_parser():
                         help="file to score; the JSON beside it describes its network and data")
     parser.add_argument("--pretrained", metavar="NAME",
                         help="score released parameters, in place of --params")
+    parser.add_argument("--onnx", metavar="FILE.onnx",
+                        help="score an exported network, in place of --params; of a file that "
+                             "export.py did not write, --dataset says what it was trained on")
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
+                        help="what runs it")
     parser.add_argument("--csv", metavar="FILE.csv", help="append the scores to this table")
     network = add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
@@ -61,6 +67,11 @@ def main(argv=None):
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     set_threads()
+    if bool(options.params) + bool(options.pretrained) + bool(options.onnx) != 1:
+        raise UserError("say what to score: either --params FILE or --pretrained NAME, or --onnx "
+                        "FILE")
+    if options.onnx:
+        return score_onnx(options)
     description = find_released(options) or find_description(options.params, options)
     contexts = select_contexts(options.gpus, options.num_gpus)
     if options.dtype == "float16" and contexts[0].device_type == "cpu":
@@ -68,6 +79,57 @@ def main(argv=None):
 
     dataset, batches = open_data(options, description)
     net = make_network(options, description, dataset, contexts)
+    return score_and_report(options, net, description, dataset, batches, contexts)
+
+
+def score_onnx(options):
+    """Score the file that --onnx names; return the exit code."""
+    from exporting.opening import open_file
+
+    if options.dtype != "float32" or options.gpus or options.num_gpus:
+        raise UserError("--onnx runs on the CPU, in the file's own precision: --dtype, --gpus and "
+                        "--num-gpus have no meaning for it")
+    file = open_file(options.onnx, options.runtime)
+    description = file.description or {"model": "unknown", "options": {},
+                                       "dataset": {"image_size": file.image_size}}
+    if not (options.dataset or "name" in description["dataset"]):
+        raise UserError(f"{options.onnx} was not written by export.py: say what it was trained on "
+                        "with --dataset")
+    dataset, batches = open_data(options, description)
+    if (dataset.classes, dataset.image_size) != (file.classes, file.image_size):
+        raise UserError(f"{options.onnx} tells {file.classes} classes apart on images of "
+                        f"{file.image_size} pixels a side; {dataset.name} has {dataset.classes} "
+                        f"classes and {dataset.image_size} pixels")
+    net = _OnnxNetwork(file, options.runtime)
+    return score_and_report(options, net, description, dataset, batches,
+                            select_contexts(num_gpus=0))
+
+
+class _OnnxNetwork:
+    """An ONNX file as a network: (N, 3, H, W) NDArray -> logits (N, classes)."""
+
+    def __init__(self, file, runtime):
+        from exporting.runtimes import RUNTIMES
+
+        self.takes_pixels = file.pixels
+        self._path, self._classes = file.path, file.classes
+        self._run = RUNTIMES[runtime](file.content, file.input_name)
+
+    def __call__(self, x):
+        from mxnet import nd
+
+        try:
+            logits = self._run(x.asnumpy())
+        except Exception as error:  # the runtimes' errors have no type in common
+            raise UserError(f"{self._path} fails on a batch of {len(x)}: {error}") from None
+        if logits.shape != (len(x), self._classes):
+            raise UserError(f"{self._path} gives an output of the shape {logits.shape} for "
+                            f"{len(x)} images")
+        return nd.array(logits, dtype="float32")
+
+
+def score_and_report(options, net, description, dataset, batches, contexts):
+    """Score a network and say how it did; returns the exit code."""
     scores, seconds = score(options, net, description, dataset, batches, contexts)
     report(description, dataset, scores, seconds)
     if options.csv:
@@ -77,8 +139,6 @@ def main(argv=None):
 
 def find_released(options):
     """The description of the released parameters that the options name, after verification."""
-    if bool(options.params) == bool(options.pretrained):
-        raise UserError("say what to score: either --params FILE or --pretrained NAME")
     if not options.pretrained:
         return None
     from model.zoo import released_by_name
@@ -145,6 +205,8 @@ def score(options, net, description, dataset, batches, contexts):
     source = description.get("dataset", {})
     normalize = Normalize(source.get("mean", dataset.mean), source.get("std", dataset.std),
                           options.dtype)
+    if getattr(net, "takes_pixels", False):
+        normalize = as_pixels
     prepare = normalize
     if options.crops > 1:
         net = _Averaged(net, options.crops)
@@ -156,6 +218,13 @@ def score(options, net, description, dataset, batches, contexts):
     scores = evaluate(net, batches, prepare, contexts, progress)
     progress.close()
     return scores, time.monotonic() - start
+
+
+def as_pixels(images, ctx):
+    """(N, 3, H, W) uint8 on the host -> the same on `ctx`, for a file that normalises."""
+    from mxnet import nd
+
+    return nd.array(images, ctx=ctx, dtype="uint8")
 
 
 def interval(accuracy, count, z=1.96):
@@ -185,7 +254,7 @@ def table_row(options, description, dataset, scores, seconds):
     """The scores as a row of --csv."""
     low, high = interval(1 - scores["accuracy"], scores["count"])
     return dict(zip(_COLUMNS, (
-        options.params, description["model"], dataset.name, scores["count"],
+        options.onnx or options.params, description["model"], dataset.name, scores["count"],
         1 - scores["accuracy"], low, high, 1 - scores["top5_accuracy"], scores["loss"],
         scores["count"] / seconds, options.crops, dataset.image_size, options.dtype)))
 

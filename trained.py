@@ -8,7 +8,7 @@ from pathlib import Path
 from training.errors import UserError
 from training.files import read_json
 
-__all__ = ["find_description", "load_network"]
+__all__ = ["check_description", "find_description", "load_network"]
 
 
 def find_description(path, options):
@@ -38,7 +38,7 @@ def find_description(path, options):
     beside = path.with_suffix(".json")
     try:
         if beside.is_file():
-            return _checked(read_json(beside), beside)
+            return check_description(read_json(beside), beside)
         if not options.model or not options.dataset:
             raise UserError(f"{path} has no description beside it ({beside.name}): say what it "
                             "holds with --model, --dataset and the options of the network")
@@ -48,8 +48,14 @@ def find_description(path, options):
         raise UserError(str(error)) from None
 
 
-def _checked(description, path):
-    """`description`, if it has what is needed and is of a size that can be built."""
+def check_description(description, path):
+    """`description`, if it has what is needed and is of a size that can be built.
+
+    Raises
+    ------
+    UserError
+        If not; says that `path` holds it.
+    """
     if not (isinstance(description.get("model"), str)
             and isinstance(description.get("options"), dict)
             and isinstance(description.get("dataset"), dict)

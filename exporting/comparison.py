@@ -1,0 +1,114 @@
+"""One network in several runtimes: the same answers, and how fast."""
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["TOLERANCE", "Row", "compare", "difference", "table", "warning"]
+
+# Of logits in float32, relative to the largest logit of their image.
+TOLERANCE = 1e-4
+_SPEED_BATCHES = (1, 128)
+_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one runtime makes of the images, beside the network in MXNet.
+
+    Attributes
+    ----------
+    name : str
+    exact : bool
+        Whether it computes in float32 and has to agree.
+    accuracy : float
+        Share of the images that are given their class.
+    agreeing : int
+        Images whose most probable class is MXNet's.
+    difference : float
+        See `difference`.
+    speeds : tuple of float
+        Images/s at each of the batch sizes.
+    """
+
+    name: str
+    exact: bool
+    accuracy: float
+    agreeing: int
+    difference: float
+    speeds: tuple
+
+
+def difference(logits, reference):
+    """Largest difference of a logit from its reference, relative to the image's largest one.
+
+    logits, reference (N, classes).
+    """
+    largest = np.abs(reference).max(axis=1, keepdims=True)
+    return float((np.abs(logits - reference) / np.maximum(largest, 1e-30)).max())
+
+
+def _logits(run, inputs, batch_size=128):
+    return np.concatenate([run(inputs[start:start + batch_size])
+                           for start in range(0, len(inputs), batch_size)])
+
+
+def _speed(run, inputs, batch_size):
+    """Images/s: the best of the batches of about a second."""
+    batch = np.resize(inputs, (batch_size, *inputs.shape[1:]))
+    run(batch)
+    best, end = np.inf, time.perf_counter() + _SECONDS
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        run(batch)
+        best = min(best, time.perf_counter() - start)
+    return batch_size / best
+
+
+def compare(candidates, labels):
+    """Run all candidates on the same images.
+
+    Parameters
+    ----------
+    candidates : list of (str, bool, callable, numpy.ndarray)
+        Name, whether it has to agree, (N, 3, H, W) -> logits, and what it takes; the first
+        one is the reference.
+    labels : numpy.ndarray
+        int, (N,).
+
+    Returns
+    -------
+    list of Row
+    """
+    rows, reference = [], None
+    for name, exact, run, inputs in candidates:
+        logits = _logits(run, inputs)
+        reference = logits if reference is None else reference
+        best = logits.argmax(axis=1)
+        rows.append(Row(name, exact, float((best == labels).mean()),
+                        int((best == reference.argmax(axis=1)).sum()),
+                        difference(logits, reference),
+                        tuple(_speed(run, inputs, size) for size in _SPEED_BATCHES)))
+    return rows
+
+
+def table(rows, count):
+    """The rows as lines of text."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'':{width}}   top-1 %   same top-1   difference"
+             + "".join(f"   img/s at {size:>3}" for size in _SPEED_BATCHES)]
+    for row in rows:
+        lines.append(f"{row.name:{width}}   {100 * row.accuracy:7.2f}   "
+                     f"{row.agreeing:>5,}/{count:<5,}  {row.difference:10.1e}"
+                     + "".join(f"   {speed:12,.0f}" for speed in row.speeds))
+    return lines
+
+
+def warning(rows, count):
+    """One line about the first row that had to agree and does not; None if all do."""
+    for row in rows:
+        if row.exact and (row.agreeing != count or not row.difference <= TOLERANCE):
+            return (f"{row.name} does not agree with the network in MXNet: the same class for "
+                    f"{row.agreeing:,} of {count:,} images, logits differ by up to "
+                    f"{row.difference:.1e} (at most {TOLERANCE:.0e} is accepted)")
+    return None
