@@ -98,7 +98,7 @@ def _spelled(key):
 
 
 def make_cells(prefix, options, grids):
-    """The cells of all grids, each once; those of one seed come before those of the next.
+    """The cells of one grid after the other, each once; within a grid, seed by seed.
 
     Raises
     ------
@@ -110,13 +110,13 @@ def make_cells(prefix, options, grids):
         taken = _OWN & (grid.keys() | options.keys())
         if taken:
             raise UserError(f"a grid names its own runs: it cannot set {sorted(taken)[0]}")
-        for values in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, values))
+        choices = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
+        for chosen in sorted(choices, key=lambda each: _number(each.get("seed", 0))):
             cell = Cell(_name(prefix, chosen), {**options, **chosen})
             known = cells.setdefault(cell.name, cell)
             if known.options != cell.options:
                 raise UserError(f"two cells of the grid would both be named {cell.name}")
-    return sorted(cells.values(), key=lambda cell: _number(cell.options.get("seed", 0)))
+    return list(cells.values())
 
 
 def _number(value):

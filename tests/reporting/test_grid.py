@@ -18,7 +18,7 @@ def _file(tmp_path, content):
     return path
 
 
-def test_cells_are_every_combination_once_seed_by_seed(tmp_path):
+def test_cells_are_every_combination_once_a_grid_seed_by_seed(tmp_path):
     options, grids = read_grid(_file(tmp_path, {
         "options": {"num-epochs": 2},
         "grids": [{"act_type": ["relu", "ChaATAC"], "seed": [0, 1]},
@@ -27,9 +27,9 @@ def test_cells_are_every_combination_once_seed_by_seed(tmp_path):
                   {"attention": [None, "SE"], "act_layers": 1, "seed": [3]}]}))
     cells = make_cells("g", options, grids)
     assert [cell.name for cell in cells] == [
-        "g-relu-seed0", "g-ChaATAC-seed0", "g-relu-b2-seed0", "g-relu-seed1", "g-ChaATAC-seed1",
+        "g-relu-seed0", "g-ChaATAC-seed0", "g-relu-seed1", "g-ChaATAC-seed1", "g-relu-b2-seed0",
         "g-act-layers1-seed3", "g-act-layers1-SE-seed3"]
-    assert cells[2].options == {"num_epochs": 2, "act_type": "relu", "blocks": 2, "seed": 0}
+    assert cells[4].options == {"num_epochs": 2, "act_type": "relu", "blocks": 2, "seed": 0}
 
 
 @pytest.mark.parametrize("content, words", [
