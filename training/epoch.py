@@ -13,10 +13,11 @@ from mxnet import autograd, nd
 
 from .errors import UserError
 
-__all__ = ["Normalize", "copy_parameters", "evaluate", "train_epoch", "Totals", "Step",
-           "NonFiniteLoss"]
+__all__ = ["Normalize", "to_device", "copy_parameters", "evaluate", "train_epoch", "Totals",
+           "Step", "NonFiniteLoss"]
 
 _TOP = 5
+_AHEAD = 3    # steps that wait in MXNet's queue at most; each holds its images
 
 
 class NonFiniteLoss(UserError):
@@ -31,6 +32,17 @@ class NonFiniteLoss(UserError):
     def __init__(self, message, indices=()):
         super().__init__(message)
         self.indices = () if indices is None else indices
+
+
+def to_device(array, ctx, dtype):
+    """A NumPy array on a device, without waiting for it.
+
+    ``nd.array`` copies in the calling thread, and waits for the engine to let it: the device
+    would idle until the next step is dispatched. On a CPU the result shares `array`'s memory,
+    which is write-protected from then on.
+    """
+    array = np.ascontiguousarray(array, dtype)
+    return nd.from_numpy(array).as_in_context(ctx)
 
 
 class Normalize:
@@ -55,7 +67,7 @@ class Normalize:
         if ctx not in self._constants:
             self._constants[ctx] = (nd.array(self._shift, ctx), nd.array(self._scale, ctx))
         shift, scale = self._constants[ctx]
-        x = nd.array(images, ctx=ctx, dtype="uint8").astype("float32")
+        x = to_device(images, ctx, np.uint8).astype("float32")
         return nd.broadcast_mul(nd.broadcast_sub(x, shift), scale).astype(self._dtype, copy=False)
 
 
@@ -107,7 +119,7 @@ def evaluate(net, batches, normalize, contexts, progress=None):
         ctx = contexts[step % len(contexts)]
         logits = net(normalize(_pad(images, batches.batch_size), ctx))
         pending.append(_score(logits[:len(images)].astype("float32"),
-                              nd.array(labels, ctx=ctx, dtype="int32"), len(images)))
+                              to_device(labels, ctx, np.int32), len(images)))
         if len(pending) == 16:
             totals += _read(pending)
             if progress:
@@ -187,11 +199,12 @@ class Step:
             own = (self.rank,) if self.rank else ()
             mx.random.seed(_seed_of(self.seed, epoch, step, *own))
         outputs = []
-        for k, part in enumerate(np.array_split(np.arange(len(labels)), len(self.contexts))):
-            ctx, number = self.contexts[k], self.rank * len(self.contexts) + k
-            label = nd.array(labels[part], ctx=ctx, dtype="int32")
+        parts = zip(self.contexts, *(np.array_split(each, len(self.contexts))
+                                     for each in (images, labels)))
+        for k, (ctx, own_images, own_labels) in enumerate(parts):
+            number = self.rank * len(self.contexts) + k
             x, target = self.objective.prepare(
-                self.normalize(images[part], ctx), label,
+                self.normalize(own_images, ctx), to_device(own_labels, ctx, np.int32),
                 lambda number=number: np.random.Generator(
                     np.random.PCG64([self.seed, epoch, step, number])),
                 epoch)
@@ -278,6 +291,8 @@ def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=2
         set_rate(index)
         pending.append(_Pending(index, len(labels), () if indices is None else indices,
                                 *step(epoch, index, images, labels)))
+        if len(pending) > _AHEAD:
+            pending[-1 - _AHEAD].losses[0].wait_to_read()
         if len(pending) >= log_interval:
             collect()
             progress.update(index + 1, len(labels),

@@ -1,5 +1,10 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
+from tests.scripts import ROOT
 from training.device import physical_cores, select_contexts, set_threads
 from training.errors import UserError
 
@@ -35,6 +40,38 @@ def test_the_user_s_number_of_threads_stays():
     assert set_threads(environ) == "7"
     environ = {}
     assert set_threads(environ) == environ["OMP_NUM_THREADS"] == str(physical_cores())
+
+
+def test_the_user_s_settings_stay():
+    environ = {"MXNET_USE_OPERATOR_TUNING": "1"}
+    set_threads(environ)
+    assert environ["MXNET_USE_OPERATOR_TUNING"] == "1"
+    assert int(environ["MXNET_CPU_PARALLEL_SIZE"]) > 512 * 3 * 224 * 224
+
+
+_COUNT_THREADS = """
+import os
+from training.device import set_threads
+set_threads()
+import mxnet_compat, numpy as np
+from mxnet import nd
+def threads(): return len(os.listdir("/proc/self/task"))
+x = nd.ones((64, 1024, 16)); nd.elemwise_mul(x, x).wait_to_read()
+before = threads()
+nd.array(np.ones((64, 1024, 16), np.float32)).wait_to_read()
+print(threads() - before)
+"""
+
+
+@pytest.mark.parametrize("size, expected", [(None, "0"), ("200000", "1")])
+def test_copies_start_no_openmp_threads(size, expected):
+    """MXNet's default, 200,000 elements, shows that the test sees them."""
+    environ = {**os.environ, "OMP_NUM_THREADS": "2"}
+    environ.pop("MXNET_CPU_PARALLEL_SIZE", None)
+    if size:
+        environ["MXNET_CPU_PARALLEL_SIZE"] = size
+    assert subprocess.run([sys.executable, "-c", _COUNT_THREADS], env=environ, cwd=ROOT, text=True,
+                          capture_output=True, check=True).stdout.split() == [expected]
 
 
 @pytest.mark.parametrize("options, expected", [

@@ -82,10 +82,13 @@ def test_over_ssh(tmp_path, hosts):
     ssh.write_text('#!/bin/sh\nfor line; do :; done\nexec sh -c "$line"\n')
     ssh.chmod(0o755)
     (tmp_path / "part.py").write_text(
-        "import os, sys\n"
+        "import os, pathlib, sys, time\n"
         "part = os.environ['DMLC_ROLE'], os.environ.get('DMLC_TASK_ID')\n"
-        "print(*part, *sys.argv[1:], flush=True)\n"
-        "sys.exit(7 if part == ('worker', '1') else 0)\n")
+        "os.write(1, f'{part[0]} {part[1]} {sys.argv[1]}\\n'.encode())    # at one go\n"
+        "pathlib.Path('-'.join(map(str, part)) + '.said').touch()\n"
+        "if part != ('worker', '1'): sys.exit(0)\n"
+        "while len(list(pathlib.Path().glob('*.said'))) < 4: time.sleep(0.02)\n"
+        "sys.exit(7)\n")
     result = scripts.subprocess.run(
         machines.launcher("-n", 2, "-s", 1, "-H", hosts, "--", "part.py", "a b"), cwd=tmp_path,
         env=machines.environ(PATH=f"{tmp_path}:{scripts.os.environ['PATH']}"), text=True,

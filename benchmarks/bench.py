@@ -1,0 +1,280 @@
+#!/usr/bin/env python3
+"""Speed of training and prediction, side by side: this project, the reference's style, PyTorch.
+
+    python -m benchmarks.bench [--only pipeline,step,...] [--rounds 5]
+
+Every contestant is a process of its own with both of the machine's caches warm. They take
+turns, a round each, and all but one are stopped (SIGSTOP) while it runs, so that whatever
+slows the machine down hits all alike. Figures are medians over the rounds.
+"""
+import csv
+import datetime
+import io
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.contestant import CONTESTANTS
+from benchmarks.workloads import GROUPS
+from training.device import physical_cores
+from training.errors import UserError, run_script
+from training.files import write_text
+from training.options import Parser, names, positive_int
+
+_ROOT = Path(__file__).resolve().parents[1]
+# Each contestant sets its own threads; the caller's settings would reach them all.
+_SETTINGS = ("OMP_", "MXNET_", "KMP_", "GOMP_", "MKL_", "DNNL_", "TORCH_")
+
+_TORCH = ("PyTorch eager", "PyTorch channels_last", "PyTorch compiled", "PyTorch bf16")
+_EXPORTED = ("ours, ONNX Runtime", "ours, OpenVINO", "ours, OpenVINO bf16")
+_LINE_UP = {
+    "pipeline": ("ours", "reference style", *_TORCH),
+    "step": ("ours", "reference style", *_TORCH),
+    "inference": ("ours", *_EXPORTED, *_TORCH),
+    "data": ("ours", "reference style", "PyTorch eager"),
+}
+
+
+@dataclass
+class Contestant:
+    """A running contestant and its rounds."""
+
+    name: str
+    process: subprocess.Popen = None
+    num_params: int = 0
+    rates: list = field(default_factory=list)    # images/s
+    peak_mib: float = 0.0
+    problem: str = ""
+
+    def start(self, workload, options):
+        module = CONTESTANTS[self.name][0]
+        python = options.torch_python if module.endswith("pytorch") else sys.executable
+        environ = {key: value for key, value in os.environ.items()
+                   if not key.startswith(_SETTINGS)}
+        self.process = subprocess.Popen(
+            [python, "-m", "benchmarks.contestant", self.name, workload, options.data_dir],
+            cwd=_ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True)
+        answer = self._answer()
+        if answer:
+            self.num_params = answer["num_params"]
+            self._signal(signal.SIGSTOP)
+        return self
+
+    def round(self):
+        self._signal(signal.SIGCONT)
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        if answer:
+            self.rates.append(answer["images"] / answer["seconds"])
+            self.peak_mib = answer["peak_mib"]
+            self._signal(signal.SIGSTOP)
+
+    def stop(self):
+        if self.process.poll() is None:
+            self._signal(signal.SIGKILL)
+        self.process.communicate()
+
+    def _signal(self, number):
+        os.killpg(self.process.pid, number)    # with its worker processes
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        lines = self.process.stderr.read().strip().splitlines()
+        self.problem = lines[-1] if lines else "ended without a word"
+        return None
+
+    @property
+    def median(self):
+        return statistics.median(self.rates) if self.rates else float("nan")
+
+
+def contest(name, workload, options):
+    """Let the contestants of one workload take turns.
+
+    Returns
+    -------
+    list of Contestant
+        With what they did, or why they could not.
+    """
+    line_up = [each for each in _LINE_UP[workload.kind] if options.torch_python
+               or not CONTESTANTS[each][0].endswith("pytorch")]
+    contestants = []
+    try:
+        for each in line_up:
+            show(f"{name}: preparing {each}")
+            contestants.append(Contestant(each).start(name, options))
+        for number in range(options.rounds):
+            for each in contestants[number % len(contestants):] + \
+                    contestants[:number % len(contestants)]:
+                if not each.problem:
+                    show(f"{name}: round {number + 1} of {options.rounds}, {each.name}")
+                    each.round()
+    finally:
+        for each in contestants:
+            each.stop()
+    return contestants
+
+
+def show(text):
+    print(f"\r\033[K{text}" if sys.stderr.isatty() else text, end="" if sys.stderr.isatty()
+          else "\n", file=sys.stderr, flush=True)
+
+
+# ---- start-up ---------------------------------------------------------------------------------
+
+def start_up(options):
+    """Seconds to `--help`, and to the end of the first training step of b = 3."""
+    script = [sys.executable, str(_ROOT / "train_cifar.py")]
+    return {"--help": _median_seconds([*script, "--help"], options.rounds),
+            "first step of b = 3": _first_step(script, options)}
+
+
+def _median_seconds(command, rounds):
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _first_step(script, options):
+    """From the command to the first line that tells a loss, with a line a step."""
+    import pty
+    import tempfile
+
+    seconds = []
+    for _ in range(options.rounds):
+        terminal, other = pty.openpty()    # on a terminal the bar moves at each reading
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            process = subprocess.Popen(
+                [*script, "--blocks", "3", "--data-dir", options.data_dir, "--log-interval", "1",
+                 "--save-dir", folder, "--log-dir", folder], stdout=other, stderr=other)
+            text = b""
+            while b"loss " not in text:
+                text += os.read(terminal, 4096)
+            seconds.append(time.perf_counter() - start)
+            process.kill()
+            process.wait()
+        os.close(terminal)
+        os.close(other)
+    return statistics.median(seconds)
+
+
+# ---- what is written --------------------------------------------------------------------------
+
+def markdown(name, contestants):
+    """A table of one workload: medians, spread, ratio of ours to each."""
+    ours = contestants[0]
+    lines = [f"### {name}", "", f"{ours.num_params:,} trained parameters each" if all(
+        each.num_params == ours.num_params for each in contestants if not each.problem)
+        else "trained parameters: " + ", ".join(f"{each.name} {each.num_params:,}"
+                                                for each in contestants), "",
+        "| contestant | images/s | lowest to highest | ours is | peak MiB |",
+        "|---|---:|---:|---:|---:|"]
+    for each in contestants:
+        if each.problem:
+            lines.append(f"| {each.name} | {each.problem[:90]} | | | |")
+            continue
+        lines.append(f"| {each.name} | {each.median:,.0f} | {min(each.rates):,.0f} to "
+                     f"{max(each.rates):,.0f} | {ours.median / each.median:.2f} x | "
+                     f"{each.peak_mib:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine(options):
+    """One paragraph: what all of it was measured on."""
+    model = next((line.partition(":")[2].strip() for line in
+                  Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.processor())
+    flags = Path("/proc/cpuinfo").read_text()
+    wide = next((name for flag, name in (("amx_bf16", "AMX bf16"), ("avx512_bf16", "AVX-512 bf16"),
+                                         ("avx512f", "AVX-512, no bf16"), ("avx2", "AVX2"))
+                 if flag in flags), "no AVX2")
+    found = _versions(sys.executable, "mxnet numpy onnxruntime openvino")
+    if options.torch_python:
+        found += _versions(options.torch_python, "torch")
+    return (f"{datetime.date.today()}; {physical_cores()} cores of {model} ({wide}), "
+            f"{platform.system()}, Python {platform.python_version()}, {', '.join(found)}; "
+            f"{options.rounds} rounds.")
+
+
+def _versions(python, packages):
+    code = ("import importlib.metadata as m, sys\n"
+            "for p in sys.argv[1].split():\n"
+            "    try: print(p, m.version(p))\n"
+            "    except m.PackageNotFoundError: pass")
+    return subprocess.run([python, "-c", code, packages], capture_output=True, text=True,
+                          check=True).stdout.splitlines()
+
+
+def table_csv(results):
+    """A row a round."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["workload", "contestant", "round", "images_per_s", "num_params", "peak_mib"])
+    for name, contestants in results.items():
+        for each in contestants:
+            writer.writerows([name, each.name, number, f"{rate:.2f}", each.num_params,
+                              f"{each.peak_mib:.0f}"]
+                             for number, rate in enumerate(each.rates, 1))
+    return text.getvalue()
+
+
+def make_parser():
+    parser = Parser(prog="benchmarks.bench", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--only", type=names, metavar="A,B", help=f"of {', '.join([*GROUPS, 'start-up'])}")
+    add("--rounds", type=positive_int, default=5)
+    add("--data-dir", default=str(Path("~/.mxnet/datasets/cifar10").expanduser()),
+        help="folder of CIFAR-10's binary files")
+    add("--torch-python", metavar="FILE", default=str(_ROOT / ".venv-torch" / "bin" / "python"),
+        help="interpreter that has PyTorch (default: .venv-torch's, left out if it is missing)")
+    add("--out", default="reports/bench", metavar="DIR")
+    return parser
+
+
+def main(argv=None):
+    options = make_parser().parse_args(argv)
+    groups = options.only or [*GROUPS, "start-up"]
+    unknown = [group for group in groups if group not in (*GROUPS, "start-up")]
+    if unknown:
+        raise UserError(f"--only knows {', '.join([*GROUPS, 'start-up'])}, not {unknown[0]}")
+    if not Path(options.torch_python).is_file():
+        show(f"PyTorch is left out: there is no {options.torch_python}; `make bench` installs it")
+        options.torch_python = None
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    results, parts = {}, [machine(options)]
+    for group in groups:
+        for name, workload in GROUPS.get(group, {}).items():
+            results[name] = contest(name, workload, options)
+            parts.append(markdown(name, results[name]))
+            show("")
+            print(parts[-1], flush=True)
+        if group == "start-up":
+            parts.append("### start-up\n\n| until | seconds |\n|---|---:|\n" + "\n".join(
+                f"| {what} | {seconds:.2f} |" for what, seconds in start_up(options).items())
+                + "\n")
+            print(parts[-1])
+        # After every group: a long run that is broken off leaves what it has.
+        write_text(out / "results.md", "\n\n".join(parts))
+        write_text(out / "results.csv", table_csv(results))
+    print(f"written: {out / 'results.md'}, {out / 'results.csv'}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,36 @@
+"""What the contestants that run on MXNet share: networks, optimizer, random images."""
+import mxnet_compat  # noqa: F401  (comes before mxnet)
+import mxnet as mx
+import numpy as np
+from mxnet import gluon
+
+from model import get_model
+
+__all__ = ["build", "make_trainer", "random_images"]
+
+
+def build(workload, static=True):
+    """The workload's network, initialized and hybridized; and its number of parameters."""
+    mx.random.seed(0)
+    if workload.blocks:
+        net = get_model("resnet_v2_cifar", activation=workload.activation, blocks=workload.blocks)
+    else:
+        net = get_model("resnet50_v1b", activation=workload.activation)
+    net.initialize(mx.init.Xavier())
+    net.hybridize(static_alloc=static, static_shape=static)
+    return net, sum(int(np.prod(p.shape)) for p in net.collect_params().values()
+                    if p.grad_req != "null")
+
+
+def make_trainer(net):
+    return gluon.Trainer(net.collect_params(), "nag",
+                         {"learning_rate": 0.1, "momentum": 0.9, "wd": 1e-4},
+                         update_on_kvstore=False)
+
+
+def random_images(workload):
+    """Normalised images, float32 (N, 3, H, W), and labels (N,)."""
+    generator = np.random.default_rng(0)
+    shape = (workload.batch_size, 3, workload.image_size, workload.image_size)
+    return (generator.standard_normal(shape, np.float32),
+            np.arange(workload.batch_size, dtype=np.float32) % workload.classes)

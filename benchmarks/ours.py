@@ -1,0 +1,97 @@
+"""This project as a contestant: its own loop, data and settings; and its exported files."""
+from training.device import set_threads
+
+set_threads()
+
+import mxnet_compat  # noqa: E402, F401  (comes before mxnet)
+import mxnet as mx  # noqa: E402
+from mxnet import autograd, gluon, nd  # noqa: E402
+
+from benchmarks.networks import build, make_trainer, random_images  # noqa: E402
+from data import get_dataset  # noqa: E402
+from data.batches import Batches  # noqa: E402
+from training.epoch import Normalize, Step, Totals, train_epoch  # noqa: E402
+from training.objective import Objective  # noqa: E402
+from training.progress import Progress  # noqa: E402
+
+__all__ = ["prepare"]
+
+
+def prepare(mode, workload, data_dir):
+    if workload.kind == "inference" and mode != "gluon":
+        return _exported(mode, workload)
+    return _KINDS[workload.kind](workload, data_dir)
+
+
+def _batches(workload, data_dir, prefetch):
+    dataset = get_dataset("cifar10", data_dir,
+                          limit_train=workload.steps * workload.batch_size)
+    return dataset, Batches(dataset.train, workload.batch_size, prefetch=prefetch)
+
+
+def _pipeline(workload, data_dir):
+    dataset, batches = _batches(workload, data_dir, prefetch=4)
+    net, num_params = build(workload)
+    step = Step(net, make_trainer(net), Objective(workload.classes),
+                Normalize(dataset.mean, dataset.std), [mx.cpu()], seed=0, reseed=False)
+
+    def run():
+        train_epoch(step, batches, 0, step.trainer.set_learning_rate, Totals(),
+                    Progress("", workload.steps))
+        nd.waitall()
+    return num_params, run
+
+
+def _step(workload, _):
+    net, num_params = build(workload)
+    trainer, loss = make_trainer(net), gluon.loss.SoftmaxCrossEntropyLoss()
+    images, labels = map(nd.array, random_images(workload))
+
+    def run():
+        for _ in range(workload.steps):
+            with autograd.record():
+                losses = loss(net(images), labels)
+            losses.backward()
+            trainer.step(workload.batch_size)
+        nd.waitall()
+    return num_params, run
+
+
+def _inference(workload, _):
+    net, num_params = build(workload)
+    images, _ = random_images(workload)
+
+    def run():
+        for _ in range(workload.steps):
+            net(nd.array(images)).asnumpy()
+    return num_params, run
+
+
+def _exported(mode, workload):
+    from exporting.onnx_file import make_model
+    from exporting.runtimes import RUNTIMES
+
+    runtime, _, precision = mode.partition(" ")
+    net, num_params = build(workload)
+    images, _ = random_images(workload)
+    net(nd.array(images[:1])).wait_to_read()
+    model = make_model(net, workload.image_size, {}, "")
+    predict = RUNTIMES[runtime](model.SerializeToString(), model.graph.input[0].name,
+                                precision or "float32")
+
+    def run():
+        for _ in range(workload.steps):
+            predict(images)
+    return num_params, run
+
+
+def _data(workload, data_dir):
+    _, batches = _batches(workload, data_dir, prefetch=0)
+
+    def run():
+        for _ in batches.epoch(0):
+            pass
+    return 0, run
+
+
+_KINDS = {"pipeline": _pipeline, "step": _step, "inference": _inference, "data": _data}
