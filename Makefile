@@ -7,13 +7,14 @@
 # Test files that run at a time, one thread each.
 TEST_WORKERS ?= 2
 
-.PHONY: help demo test check-gpu study lint env env-dev
+.PHONY: help demo test check-gpu study bench lint env env-dev
 
 help:
 	@echo "make demo    train ChaATAC on the built-in data set (minutes on a CPU), then evaluate it"
 	@echo "make test    run the tests"
 	@echo "make check-gpu  train and evaluate in float16 on one or two GPUs, if there are any"
 	@echo "make study   train and compare the attention studies, small (DATA_DIR=folder of CIFAR-10)"
+	@echo "make bench   measure speed beside PyTorch and the reference's style (ONLY=step,...)"
 	@echo "make lint    check the code's style"
 	@echo "make env     only build .venv"
 
@@ -51,3 +52,15 @@ study: env
 		--output reports/attention/gallery.png $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 	.venv/bin/python compare.py --runs $(addprefix logs/,$(STUDY_RUNS)) \
 		--gallery reports/attention/gallery.png --out reports/attention
+
+# Speed, side by side, with PyTorch in an environment of its own; for a machine at rest.
+.venv-torch/bin/python: benchmarks/requirements-torch.txt
+	.venv/bin/python -m venv .venv-torch
+	.venv-torch/bin/python -m pip install -q -r $<
+	touch $@
+
+bench: env-dev .venv-torch/bin/python
+	.venv/bin/python -m pip install -q --no-deps -r requirements-openvino.txt
+	.venv/bin/python -m benchmarks.bench $(if $(ONLY),--only $(ONLY)) \
+		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
+	.venv/bin/python -m benchmarks.growth

@@ -36,7 +36,7 @@ def _pipeline(workload, data_dir):
                 Normalize(dataset.mean, dataset.std), [mx.cpu()], seed=0, reseed=False)
 
     def run():
-        train_epoch(step, batches, 0, step.trainer.set_learning_rate, Totals(),
+        train_epoch(step, batches, 0, lambda _: step.trainer.set_learning_rate(0.1), Totals(),
                     Progress("", workload.steps))
         nd.waitall()
     return num_params, run

@@ -64,8 +64,8 @@ def _pipeline(workload, data_dir):
     num_params, train = _training(workload)
 
     def run():
-        for images, labels in loader:
-            train(images, labels)
+        for batch in loader:
+            train(*(each.as_in_context(mx.cpu()) for each in batch))
     return num_params, run
 
 

@@ -8,7 +8,15 @@ from mxnet import gluon, nd
 
 from data import ImageSet
 from data.batches import Batches
-from training.epoch import NonFiniteLoss, Normalize, Step, Totals, evaluate, train_epoch
+from training.epoch import (
+    NonFiniteLoss,
+    Normalize,
+    Step,
+    Totals,
+    evaluate,
+    to_device,
+    train_epoch,
+)
 from training.objective import Objective
 from training.progress import Progress, format_seconds
 
@@ -167,3 +175,42 @@ def test_no_terminal_gets_plain_lines_at_intervals(monkeypatch):
                                            (3725, "1:02:05")])
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
+
+
+class _Unread:
+    """A result on the device that keeps a record of who waits for it."""
+
+    def __init__(self, number, record):
+        self.number, self.record = number, record
+
+    def wait_to_read(self):
+        self.record.append(("waited", self.number))
+
+    def asscalar(self):
+        self.record.append(("read", self.number))
+        return 1.0
+
+
+def test_the_loop_reads_only_at_intervals_and_stays_few_steps_ahead():
+    record = []
+
+    def step(_, index, images, labels):
+        record.append(("step", index))
+        return [_Unread(index, record)], [_Unread(index, record)]
+
+    train_epoch(step, Batches(_images(100), 10, prefetch=0), 0, lambda index: None, Totals(),
+                Progress("", 10, stream=io.StringIO()), log_interval=8)
+    done = [what for what in record if what[0] == "step"]
+    assert [number for _, number in done] == list(range(10))
+    first_read = record.index(("read", 0))
+    assert ("step", 7) in record[:first_read] and ("step", 8) not in record[:first_read]
+    for number in range(4, 8):    # step n + 1 waits for step n - 3, so four are under way at most
+        assert ("waited", number - 3) in record[:record.index(("step", number)) + 2]
+
+
+def test_images_go_to_the_device_without_a_copy():
+    images = np.zeros((2, 3, 4, 4), np.uint8)
+    on_device = to_device(images, mx.cpu(), np.uint8)
+    assert not images.flags.writeable
+    np.testing.assert_array_equal(on_device.asnumpy(), images)
+    assert to_device(np.arange(3), mx.cpu(), np.int32).dtype == np.int32

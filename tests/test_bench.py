@@ -1,0 +1,60 @@
+"""The benchmarks: that they run, on real images, and say what they measured; not how fast."""
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import bench, growth
+from benchmarks.workloads import GROUPS, WORKLOADS
+from tests.scripts import ROOT
+
+
+def _bench(*arguments):
+    return subprocess.run([sys.executable, "-m", "benchmarks.bench", *map(str, arguments)],
+                          cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.realdata
+def test_contestants_take_turns(cifar10, tmp_path):
+    result = _bench("--only", "data", "--rounds", 2, "--data-dir", cifar10, "--out", tmp_path,
+                    "--torch-python", "missing")
+    assert result.returncode == 0, result.stderr
+    assert "PyTorch is left out" in result.stderr
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [row["contestant"] for row in rows] == ["ours"] * 2 + ["reference style"] * 2
+    assert all(float(row["images_per_s"]) > 0 for row in rows)
+    assert "| reference style |" in (tmp_path / "results.md").read_text()
+
+
+def test_a_contestant_that_fails_is_named(tmp_path):
+    result = _bench("--only", "data", "--rounds", 1, "--data-dir", tmp_path / "nothing", "--out",
+                    tmp_path, "--torch-python", "missing")
+    assert result.returncode == 0, result.stderr
+    assert "CIFAR-10" in (tmp_path / "results.md").read_text()
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1
+
+
+def test_an_unknown_group():
+    result = _bench("--only", "speed")
+    assert result.returncode == 2
+    assert "--only knows pipeline, step" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_ratios_are_ours_to_theirs():
+    ours = bench.Contestant("ours", num_params=7, rates=[90.0, 100.0, 300.0])
+    other = bench.Contestant("PyTorch eager", num_params=7, rates=[40.0, 50.0])
+    text = bench.markdown("step", [ours, other])
+    assert "7 trained parameters each" in text
+    assert "| PyTorch eager | 45 | 40 to 50 | 2.22 x |" in text
+
+
+@pytest.mark.parametrize("power", [0, 1, 1.5])
+def test_exponents(power):
+    values = (1, 2, 5)
+    assert growth.exponent(values, [3 * v ** power for v in values]) == pytest.approx(power)
+
+
+def test_workloads_are_named_once():
+    assert len(WORKLOADS) == sum(map(len, GROUPS.values()))
