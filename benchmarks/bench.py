@@ -189,10 +189,14 @@ def markdown(name, contestants):
         if each.problem:
             lines.append(f"| {each.name} | {each.problem[:90]} | | | |")
             continue
-        lines.append(f"| {each.name} | {each.median:,.0f} | {min(each.rates):,.0f} to "
-                     f"{max(each.rates):,.0f} | {ours.median / each.median:.2f} x | "
+        lines.append(f"| {each.name} | {_rate(each.median)} | {_rate(min(each.rates))} to "
+                     f"{_rate(max(each.rates))} | {ours.median / each.median:.2f} x | "
                      f"{each.peak_mib:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def _rate(images_per_s):
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.1f}"
 
 
 def machine(options):
@@ -253,6 +257,8 @@ def main(argv=None):
     unknown = [group for group in groups if group not in (*GROUPS, "start-up")]
     if unknown:
         raise UserError(f"--only knows {', '.join([*GROUPS, 'start-up'])}, not {unknown[0]}")
+    # Stopped contestants would outlive this process.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if not Path(options.torch_python).is_file():
         show(f"PyTorch is left out: there is no {options.torch_python}; `make bench` installs it")
         options.torch_python = None

@@ -2,6 +2,7 @@
 import csv
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,22 @@ def test_a_contestant_that_fails_is_named(tmp_path):
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 1
 
 
+@pytest.mark.realdata
+def test_no_contestant_outlives_the_benchmark(cifar10, tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.bench", "--only", "data",
+                                "--rounds", "500", "--data-dir", str(cifar10), "--out",
+                                str(tmp_path), "--torch-python", "missing"], cwd=ROOT,
+                               stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while "round 2" not in process.stderr.readline():
+        assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert len(children) == 2
+    assert not [each for each in children if Path(f"/proc/{each}").exists()]
+
+
 def test_an_unknown_group():
     result = _bench("--only", "speed")
     assert result.returncode == 2
@@ -47,7 +64,7 @@ def test_ratios_are_ours_to_theirs():
     other = bench.Contestant("PyTorch eager", num_params=7, rates=[40.0, 50.0])
     text = bench.markdown("step", [ours, other])
     assert "7 trained parameters each" in text
-    assert "| PyTorch eager | 45 | 40 to 50 | 2.22 x |" in text
+    assert "| PyTorch eager | 45.0 | 40.0 to 50.0 | 2.22 x |" in text
 
 
 @pytest.mark.parametrize("power", [0, 1, 1.5])
