@@ -17,8 +17,8 @@ def _bench(*arguments):
 
 
 @pytest.mark.realdata
-def test_contestants_take_turns(cifar10, tmp_path):
-    result = _bench("--only", "data", "--rounds", 2, "--data-dir", cifar10, "--out", tmp_path,
+def test_contestants_take_turns(real_cifar10, tmp_path):
+    result = _bench("--only", "data", "--rounds", 2, "--data-dir", real_cifar10, "--out", tmp_path,
                     "--torch-python", "missing")
     assert result.returncode == 0, result.stderr
     assert "PyTorch is left out" in result.stderr
@@ -37,9 +37,9 @@ def test_a_contestant_that_fails_is_named(tmp_path):
 
 
 @pytest.mark.realdata
-def test_no_contestant_outlives_the_benchmark(cifar10, tmp_path):
+def test_no_contestant_outlives_the_benchmark(real_cifar10, tmp_path):
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.bench", "--only", "data",
-                                "--rounds", "500", "--data-dir", str(cifar10), "--out",
+                                "--rounds", "500", "--data-dir", str(real_cifar10), "--out",
                                 str(tmp_path), "--torch-python", "missing"], cwd=ROOT,
                                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while "round 2" not in process.stderr.readline():
