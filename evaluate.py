@@ -20,6 +20,7 @@ from training.files import write_text
 from training.options import (
     Parser,
     add_cifar_network_options,
+    add_described_data_options,
     add_device_options,
     add_image_options,
     add_v1b_options,
@@ -45,17 +46,8 @@ def make_parser():
     network = add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
     add_v1b_options(network)
-    data = parser.add_argument_group("data")
-    data.add_argument("--dataset", metavar="NAME",
-                      help=f"one of {', '.join(list_datasets())}, or imagenet for data like it "
-                           "(default: the described one)")
-    data.add_argument("--data-dir", metavar="DIR",
-                      help="folder of the official binary files, or of val/<class>/ "
-                           "(default: ~/.mxnet/datasets/<dataset>)")
-    data.add_argument("--data-url", metavar="URL[#md5=SUM]",
-                      help="download the archive from here if the files are missing")
-    data.add_argument("--batch-size", type=positive_int, default=128, metavar="N",
-                      help="images per step")
+    add_described_data_options(parser, list_datasets()).add_argument(
+        "--batch-size", type=positive_int, default=128, metavar="N", help="images per step")
     add_image_options(parser, train=False).add_argument(
         "--crops", type=int, choices=(1, 10), default=1,
         help="crops of each image, whose predictions are averaged")

@@ -17,6 +17,7 @@ from training.files import replacing, sha256
 from training.options import (
     Parser,
     add_cifar_network_options,
+    add_described_data_options,
     add_image_options,
     add_v1b_options,
     positive_int,
@@ -55,15 +56,8 @@ def make_parser():
     network = add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
     add_v1b_options(network)
-    data = parser.add_argument_group("data", "For --int8, --check, and files without a JSON.")
-    data.add_argument("--dataset", metavar="NAME",
-                      help=f"one of {', '.join(list_datasets())}, or imagenet for data like it "
-                           "(default: the described one)")
-    data.add_argument("--data-dir", metavar="DIR",
-                      help="folder of the official binary files, or of val/<class>/ "
-                           "(default: ~/.mxnet/datasets/<dataset>)")
-    data.add_argument("--data-url", metavar="URL[#md5=SUM]",
-                      help="download the archive from here if the files are missing")
+    add_described_data_options(parser, list_datasets(),
+                               "For --int8, --check, and files without a JSON.")
     add_image_options(parser, train=False)
     parser.set_defaults(batch_size=128, crops=1)
     return parser

@@ -11,31 +11,27 @@ import argparse
 import collections
 import json
 import resource
-import select
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.fuzzing import (
+    Opener,
+    cut_out,
+    flip_bits,
+    noise,
+    put_in,
+    repeat_a_part,
+    truncate,
+)
+
 HANG_SECONDS = 150
 _EXTREMES = (0, 1, -1, 2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 40, 2 ** 62, -2 ** 63)
 
 
 # ---- mutations of the bytes: each maps (generator, content) to new content ---------------------
-
-def truncate(rng, content):
-    return content[:int(rng.integers(0, len(content)))]
-
-
-def flip_bits(rng, content):
-    out = bytearray(content)
-    for _ in range(int(rng.integers(1, 9))):
-        out[int(rng.integers(0, len(out)))] ^= 1 << int(rng.integers(0, 8))
-    return bytes(out)
-
 
 def flip_bits_of_the_nodes(rng, content):
     """The nodes come first in the file."""
@@ -43,25 +39,6 @@ def flip_bits_of_the_nodes(rng, content):
     for _ in range(int(rng.integers(1, 4))):
         out[int(rng.integers(0, min(4000, len(out))))] ^= 1 << int(rng.integers(0, 8))
     return bytes(out)
-
-
-def cut_out(rng, content):
-    start = int(rng.integers(0, len(content)))
-    return content[:start] + content[start + int(rng.integers(1, 4000)):]
-
-
-def put_in(rng, content):
-    start = int(rng.integers(0, len(content) + 1))
-    return content[:start] + rng.bytes(int(rng.integers(1, 200))) + content[start:]
-
-
-def repeat_a_part(rng, content):
-    start, stop = sorted(int(v) for v in rng.integers(0, len(content), 2))
-    return content[:stop] + content[start:]
-
-
-def noise(rng, content):
-    return content[:24 * int(rng.integers(0, 2))] + rng.bytes(int(rng.integers(0, 3000)))
 
 
 # ---- mutations of the model: each changes it in place ------------------------------------------
@@ -233,36 +210,6 @@ def _serve():
         print(json.dumps(answer), flush=True)
 
 
-class _Opener:
-    """An opening process, started anew when it is gone."""
-
-    def __init__(self):
-        self.process = None
-
-    def __call__(self, path):
-        """What the process answers; None if it crashed, raised something else, or hangs."""
-        if self.process is None or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz_onnx", "--serve"], cwd=ROOT, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.process.stdin.write(f"{path}\n")
-        self.process.stdin.flush()
-        ready, _, _ = select.select([self.process.stdout], [], [], HANG_SECONDS)
-        answer = self.process.stdout.readline() if ready else ""
-        if not answer:
-            self.close()
-            return None
-        return json.loads(answer)
-
-    def close(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
-            self.process = None
-
-
 def _verdict(answer):
     """One word for what opening a file came to, and whether that is as it must be."""
     if answer is None:
@@ -286,7 +233,7 @@ def fuzz(count, seed=0, log=print):
     """
     rng, files = np.random.default_rng(seed), list(originals())
     counts, bad = collections.Counter(), 0
-    opener = _Opener()
+    opener = Opener("tests.fuzz_onnx", HANG_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mutant.onnx")
         for number in range(count):

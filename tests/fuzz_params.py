@@ -10,9 +10,7 @@ import argparse
 import collections
 import json
 import resource
-import select
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,9 +19,17 @@ from pathlib import Path
 import numpy as np
 
 from params_format import check_params
+from tests.fuzzing import (
+    Opener,
+    cut_out,
+    flip_bits,
+    noise,
+    put_in,
+    repeat_a_part,
+    truncate,
+)
 from tests.golden_cases import FOLDER
 
-ROOT = Path(__file__).resolve().parents[1]
 SECONDS, GRAIN, HANG_SECONDS = 1.0, 8 << 20, 20
 _EXTREMES = (0, 1, 2 ** 7, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 40, 2 ** 62, 2 ** 63,
              2 ** 64 - 1)
@@ -46,19 +52,8 @@ def _names_position(records):
     return last.offset + last.dtype.itemsize * int(np.prod(last.shape)) + 8
 
 
-def truncate(rng, content, records):
-    return content[:int(rng.integers(0, len(content)))]
-
-
 def truncate_in_headers(rng, content, records):
     return content[:_header_position(rng, content, records)]
-
-
-def flip_bits(rng, content, records):
-    out = bytearray(content)
-    for _ in range(int(rng.integers(1, 9))):
-        out[int(rng.integers(0, len(out)))] ^= 1 << int(rng.integers(0, 8))
-    return bytes(out)
 
 
 def flip_headers(rng, content, records):
@@ -133,28 +128,9 @@ def lying_name_length(rng, content, records):
     return content[:position] + struct.pack("<Q", length) + content[position + 8:]
 
 
-def cut_out(rng, content, records):
-    start = int(rng.integers(0, len(content)))
-    return content[:start] + content[start + int(rng.integers(1, 4000)):]
-
-
-def put_in(rng, content, records):
-    start = int(rng.integers(0, len(content) + 1))
-    return content[:start] + rng.bytes(int(rng.integers(1, 200))) + content[start:]
-
-
-def repeat_a_part(rng, content, records):
-    start, stop = sorted(int(v) for v in rng.integers(0, len(content), 2))
-    return content[:stop] + content[start:]
-
-
 def swapped_parts(rng, content, records):
     a, b, c = sorted(int(v) for v in rng.integers(0, len(content), 3))
     return content[:a] + content[b:c] + content[a:b] + content[c:]
-
-
-def noise(rng, content, records):
-    return content[:24 * int(rng.integers(0, 2))] + rng.bytes(int(rng.integers(0, 3000)))
 
 
 MUTATIONS = (truncate, truncate_in_headers, flip_bits, flip_headers, extreme_number, huge_shape,
@@ -215,36 +191,6 @@ def _serve():
         print(json.dumps(answer), flush=True)
 
 
-class _Loader:
-    """A loading process, started anew when it is gone."""
-
-    def __init__(self):
-        self.process = None
-
-    def __call__(self, path):
-        """What the process answers; None if it crashed or hangs."""
-        if self.process is None or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.fuzz_params", "--serve"], cwd=ROOT, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.process.stdin.write(f"{path}\n")
-        self.process.stdin.flush()
-        ready, _, _ = select.select([self.process.stdout], [], [], HANG_SECONDS)
-        answer = self.process.stdout.readline() if ready else ""
-        if not answer:
-            self.close()
-            return None
-        return json.loads(answer)
-
-    def close(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
-            self.process = None
-
-
 # ---- counting ------------------------------------------------------------------------------------
 
 def _verdict(answer, size):
@@ -274,7 +220,7 @@ def fuzz(count, seed=0, log=print):
                  for path in sorted(FOLDER.glob("*.params"))]
     rng = np.random.default_rng(seed)
     counts, bad, slowest, most = collections.Counter(), 0, 0.0, 0
-    loader = _Loader()
+    loader = Opener("tests.fuzz_params", HANG_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mutant.params")
         path.write_bytes(originals[0][0])

@@ -11,8 +11,9 @@ from .files import read_json
 
 __all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
            "names", "numbers", "Parser", "add_network_options", "add_cifar_network_options",
-           "add_v1b_options", "add_cifar_data_options", "add_image_options",
-           "add_training_options", "add_device_options", "add_worker_options", "add_run_options"]
+           "add_v1b_options", "add_cifar_data_options", "add_described_data_options",
+           "add_image_options", "add_training_options", "add_device_options",
+           "add_worker_options", "add_run_options"]
 
 
 # ---- types: each names its range in the error -------------------------------------------
@@ -252,8 +253,7 @@ def add_cifar_data_options(parser, dataset, known):
     add("--dataset", default=dataset, metavar="NAME", help=f"one of {', '.join(known)}")
     add("--data-dir", metavar="DIR",
         help="folder of the official binary files (default: ~/.mxnet/datasets/<dataset>)")
-    add("--data-url", metavar="URL[#md5=SUM]",
-        help="download the archive from here if the files are missing")
+    _add_data_url(add)
     add("--limit-train", type=positive_int, metavar="N",
         help="use only the first N training images")
     add("--padding", choices=("black", "mean", "reflect"), default="black",
@@ -261,6 +261,34 @@ def add_cifar_data_options(parser, dataset, known):
     add("-j", "--num-data-workers", type=natural, default=4, metavar="N",
         help="batches prepared ahead in the background (0: none)")
     return group
+
+
+def add_described_data_options(parser, known, description=None):
+    """Which test images to take; a file's own description says the rest.
+
+    Parameters
+    ----------
+    parser : Parser
+    known : sequence of str
+        All data sets of small images.
+    description : str, optional
+        Of the group.
+    """
+    group = parser.add_argument_group("data", description)
+    add = group.add_argument
+    add("--dataset", metavar="NAME",
+        help=f"one of {', '.join(known)}, or imagenet for data like it (default: the described "
+             "one)")
+    add("--data-dir", metavar="DIR",
+        help="folder of the official binary files, or of val/<class>/ (default: "
+             "~/.mxnet/datasets/<dataset>)")
+    _add_data_url(add)
+    return group
+
+
+def _add_data_url(add):
+    add("--data-url", metavar="URL[#md5=SUM]",
+        help="download the archive from here if the files are missing")
 
 
 def add_image_options(parser, train=True):
