@@ -251,6 +251,8 @@ def make_networks(options, contexts, build):
     import mxnet as mx
     import numpy as np
 
+    from training.fusion import hybridize
+
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
     net, predictor = build(), build()
@@ -259,8 +261,8 @@ def make_networks(options, contexts, build):
     if options.summary:
         predictor.summary(mx.nd.zeros((1, 3, 32, 32), contexts[0]))
     if options.mode == "hybrid":
-        for network in (net, predictor):
-            network.hybridize(static_alloc=True, static_shape=True)
+        hybridize(net, (options.batch_size, 3, 32, 32), contexts)
+        predictor.hybridize(static_alloc=True, static_shape=True)
     return net, predictor
 
 

@@ -30,28 +30,20 @@ def _trained_step(batch_size, blocks, width):
     """A function that does `_STEPS` steps of such a network and waits for their end."""
     set_threads()
     import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import mxnet as mx
     import numpy as np
-    from mxnet import autograd, gluon, init, nd
 
-    from benchmarks.networks import make_trainer
+    from benchmarks.networks import fixed_steps
     from model import get_model
+    from training.fusion import hybridize
 
     net = get_model("resnet_v2_cifar", activation="ChaATAC", blocks=blocks,
                     channels=[width * each for each in _CHANNELS])
-    net.initialize(init.Xavier())
-    net.hybridize(static_alloc=True, static_shape=True)
-    trainer, loss = make_trainer(net), gluon.loss.SoftmaxCrossEntropyLoss()
-    images = nd.array(np.random.default_rng(0).standard_normal((batch_size, 3, 32, 32)))
-    labels = nd.array(np.arange(batch_size) % 10)
-
-    def run():
-        for _ in range(_STEPS):
-            with autograd.record():
-                losses = loss(net(images), labels)
-            losses.backward()
-            trainer.step(batch_size)
-        nd.waitall()
-    return run
+    net.initialize(mx.init.Xavier())
+    shape = (batch_size, 3, 32, 32)
+    hybridize(net, shape, [mx.cpu()])
+    images = np.random.default_rng(0).standard_normal(shape)
+    return fixed_steps(net, images, np.arange(batch_size) % 10, _STEPS)
 
 
 def measure(cases, rounds):

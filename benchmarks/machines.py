@@ -42,6 +42,7 @@ def work(options):
 
     from model.zoo import get_model
     from training.epoch import Normalize, Step
+    from training.fusion import hybridize
     from training.objective import Objective
     from training.workers import connect
 
@@ -51,7 +52,7 @@ def work(options):
     net = get_model("resnet_v2_cifar", classes=10, activation="ChaATAC",
                     **_NETWORKS[options.network])
     net.initialize()
-    net.hybridize(static_alloc=True, static_shape=True)
+    hybridize(net, (options.batch_size, 3, 32, 32), contexts)
     trainer = mx.gluon.Trainer(net.collect_params(), "nag", {"learning_rate": 0.01},
                                kvstore=workers.kvstore, update_on_kvstore=False)
     workers.start(trainer)

@@ -2,15 +2,15 @@
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
-from mxnet import gluon
+from mxnet import autograd, gluon, nd
 
 from model import get_model
 
-__all__ = ["build", "make_trainer", "random_images"]
+__all__ = ["build", "make_trainer", "random_images", "fixed_steps"]
 
 
-def build(workload, static=True):
-    """The workload's network, initialized and hybridized; and its number of parameters."""
+def build(workload):
+    """The workload's network, initialized; and its number of trained parameters."""
     mx.random.seed(0)
     if workload.blocks:
         net = get_model("resnet_v2_cifar", activation=workload.activation, blocks=workload.blocks)
@@ -19,7 +19,6 @@ def build(workload, static=True):
     net.initialize(mx.init.Xavier())
     if not workload.blocks:
         net(mx.nd.zeros((1, 3, 32, 32)))    # GluonCV's layers learn their shapes from an image
-    net.hybridize(static_alloc=static, static_shape=static)
     return net, sum(int(np.prod(p.shape)) for p in net.collect_params().values()
                     if p.grad_req != "null")
 
@@ -36,3 +35,18 @@ def random_images(workload):
     shape = (workload.batch_size, 3, workload.image_size, workload.image_size)
     return (generator.standard_normal(shape, np.float32),
             np.arange(workload.batch_size, dtype=np.float32) % workload.classes)
+
+
+def fixed_steps(net, images, labels, steps):
+    """A function that trains `net` for so many steps on one batch, and waits for their end."""
+    trainer, loss = make_trainer(net), gluon.loss.SoftmaxCrossEntropyLoss()
+    images, labels = nd.array(images), nd.array(labels)
+
+    def run():
+        for _ in range(steps):
+            with autograd.record():
+                losses = loss(net(images), labels)
+            losses.backward()
+            trainer.step(len(images))
+        nd.waitall()
+    return run

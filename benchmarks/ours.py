@@ -5,12 +5,13 @@ set_threads()
 
 import mxnet_compat  # noqa: E402, F401  (comes before mxnet)
 import mxnet as mx  # noqa: E402
-from mxnet import autograd, gluon, nd  # noqa: E402
+from mxnet import nd  # noqa: E402
 
-from benchmarks.networks import build, make_trainer, random_images  # noqa: E402
+from benchmarks.networks import build, fixed_steps, make_trainer, random_images  # noqa: E402
 from data import get_dataset  # noqa: E402
 from data.batches import Batches  # noqa: E402
 from training.epoch import Normalize, Step, Totals, train_epoch  # noqa: E402
+from training.fusion import hybridize  # noqa: E402
 from training.objective import Objective  # noqa: E402
 from training.progress import Progress  # noqa: E402
 
@@ -29,9 +30,16 @@ def _batches(workload, data_dir, prefetch):
     return dataset, Batches(dataset.train, workload.batch_size, prefetch=prefetch)
 
 
+def _trained(workload):
+    net, num_params = build(workload)
+    size = workload.image_size
+    hybridize(net, (workload.batch_size, 3, size, size), [mx.cpu()])
+    return net, num_params
+
+
 def _pipeline(workload, data_dir):
     dataset, batches = _batches(workload, data_dir, prefetch=4)
-    net, num_params = build(workload)
+    net, num_params = _trained(workload)
     step = Step(net, make_trainer(net), Objective(workload.classes),
                 Normalize(dataset.mean, dataset.std), [mx.cpu()], seed=0, reseed=False)
 
@@ -43,22 +51,13 @@ def _pipeline(workload, data_dir):
 
 
 def _step(workload, _):
-    net, num_params = build(workload)
-    trainer, loss = make_trainer(net), gluon.loss.SoftmaxCrossEntropyLoss()
-    images, labels = map(nd.array, random_images(workload))
-
-    def run():
-        for _ in range(workload.steps):
-            with autograd.record():
-                losses = loss(net(images), labels)
-            losses.backward()
-            trainer.step(workload.batch_size)
-        nd.waitall()
-    return num_params, run
+    net, num_params = _trained(workload)
+    return num_params, fixed_steps(net, *random_images(workload), workload.steps)
 
 
 def _inference(workload, _):
     net, num_params = build(workload)
+    net.hybridize(static_alloc=True, static_shape=True)
     images, _ = random_images(workload)
 
     def run():

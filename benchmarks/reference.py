@@ -44,7 +44,8 @@ def prepare(_, workload, data_dir):
 
 
 def _training(workload):
-    net, num_params = build(workload, static=False)
+    net, num_params = build(workload)
+    net.hybridize()
     trainer, loss = make_trainer(net), gluon.loss.SoftmaxCrossEntropyLoss()
     metric = mx.metric.Accuracy()
 

@@ -21,6 +21,7 @@ from .epoch import Normalize
 from .errors import UserError
 from .files import read_json, write_json
 from .fit import Fit, FitOptions, SaveFailed, evaluate_together
+from .fusion import hybridize
 from .history import close_log, open_log, silent_log
 from .machines import member
 from .objective import Objective
@@ -325,11 +326,13 @@ def _make_networks(options, recipe, description, dataset, contexts):
         # An imperative prediction: so by the twin, and before hybridizing.
         predictor.summary(mx.nd.zeros((1, 3, dataset.image_size, dataset.image_size),
                                       contexts[0]))
-    for network in (net, predictor):
-        if options.dtype != "float32":
-            network.cast(options.dtype)
-        if options.mode == "hybrid":
-            network.hybridize(static_alloc=True, static_shape=True)
+    if options.dtype != "float32":
+        net.cast(options.dtype)
+        predictor.cast(options.dtype)
+    if options.mode == "hybrid":
+        size = dataset.image_size
+        hybridize(net, (options.batch_size, 3, size, size), contexts, options.dtype)
+        predictor.hybridize(static_alloc=True, static_shape=True)
     return net, predictor
 
 
