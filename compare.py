@@ -3,6 +3,7 @@
 
     python compare.py --runs logs/* --baseline relu
     python compare.py --acts relu,ChaATAC --blocks 1,2,3 --seeds 0,1 -- --num-epochs 12
+    python compare.py --grid studies/cifar10.json --finished --out reports/cifar10
 """
 import sys
 from pathlib import Path
@@ -61,6 +62,8 @@ def make_parser():
     add("--attentions", type=names, metavar="A,B",
         help="units of the attention slots; none stands for no unit")
     add("--seeds", type=list_of(natural), metavar="N,N", help="seeds (default: 0)")
+    add("--finished", action="store_true",
+        help="train nothing: compare what is finished of the grid")
     return parser
 
 
@@ -75,6 +78,8 @@ def main(argv=None):
         raise UserError("--grid says what to train: drop --acts, --blocks, --attentions, --seeds")
     if training and not (options.grid or axes):
         raise UserError("options after -- are those of a grid's runs, and there is no grid")
+    if options.finished and not (options.grid or axes):
+        raise UserError("--finished is of a grid: give --grid, or what it varies (see --help)")
     set_threads()
 
     from reporting.page import check_png
@@ -104,8 +109,20 @@ def train_grid(options, axes, training):
     shared, grids = read_grid(options.grid) if options.grid else ({}, [axes])
     cells = make_cells(out.resolve().name, shared, grids)
     prepare(cells, training, out / "cells")
+    if options.finished:
+        return 0, finished_folders(cells)
     code = train_cells(cells, training, lambda line: print(line, flush=True))
     return code, [cell.logs for cell in cells]
+
+
+def finished_folders(cells):
+    """Folders of the finished cells; says how many are not."""
+    folders = [cell.logs for cell in cells if cell.finished()]
+    if not folders:
+        raise UserError("no run of the grid is finished: drop --finished to train them")
+    if len(folders) < len(cells):
+        warn(f"{count(cells, 'run')} in the grid, {len(cells) - len(folders)} not finished")
+    return folders
 
 
 def warn(line):

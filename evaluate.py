@@ -3,6 +3,8 @@
 
     python evaluate.py --params params/demo/best.params
     python evaluate.py --onnx params/demo/best.onnx
+    python evaluate.py --model cifar10-ChaATAC-b1 --pretrained
+    python evaluate.py --all-released
     python evaluate.py --dataset imagenet --use-rec --rec-val val.rec --params FILE.params \\
         --model resnet50_v1b --act-type ChaATAC
 """
@@ -30,13 +32,20 @@ from training.options import (
 _COLUMNS = ("params", "model", "dataset", "images", "top1_error", "top1_low", "top1_high",
             "top5_error", "loss", "images_per_s", "crops", "input_size", "dtype")
 
+_ROUNDING = 0.001    # of all images may be classified in another way by another processor
+
 
 def make_parser():
     parser = Parser(prog="evaluate.py", description=__doc__.splitlines()[0])
     parser.add_argument("--params", metavar="FILE.params",
                         help="file to score; the JSON beside it describes its network and data")
-    parser.add_argument("--pretrained", metavar="NAME",
-                        help="score released parameters, in place of --params")
+    parser.add_argument("--pretrained", nargs="?", const="", metavar="NAME",
+                        help="score released parameters, in place of --params: those of this "
+                             "name, or those of --model, which may be such a name, or a network "
+                             "with its options")
+    parser.add_argument("--all-released", action="store_true",
+                        help="score all released parameters and show them beside what they are "
+                             "listed with; exit code 1 if any differs")
     parser.add_argument("--onnx", metavar="FILE.onnx",
                         help="score an exported network, in place of --params; of a file that "
                              "export.py did not write, --dataset says what it was trained on")
@@ -59,19 +68,27 @@ def main(argv=None):
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     set_threads()
-    if bool(options.params) + bool(options.pretrained) + bool(options.onnx) != 1:
+    if (bool(options.params) + (options.pretrained is not None) + bool(options.onnx)
+            + options.all_released) != 1:
         raise UserError("say what to score: either --params FILE or --pretrained NAME, or --onnx "
-                        "FILE")
+                        "FILE, or --all-released")
     if options.onnx:
         return score_onnx(options)
-    description = find_released(options) or find_description(options.params, options)
     contexts = select_contexts(options.gpus, options.num_gpus)
     if options.dtype == "float16" and contexts[0].device_type == "cpu":
         raise UserError("--dtype float16 needs a GPU; use float32")
+    if options.all_released:
+        return score_released(options, contexts)
+    if options.pretrained is not None:
+        options.params = str(find_released(options).path)
+    return score_and_report(options, *open_params(options, contexts), contexts)
 
+
+def open_params(options, contexts):
+    """The network of --params, its description, the data set and batches of its test images."""
+    description = find_description(options.params, options)
     dataset, batches = open_data(options, description)
-    net = make_network(options, description, dataset, contexts)
-    return score_and_report(options, net, description, dataset, batches, contexts)
+    return make_network(options, description, dataset, contexts), description, dataset, batches
 
 
 def score_onnx(options):
@@ -130,17 +147,49 @@ def score_and_report(options, net, description, dataset, batches, contexts):
 
 
 def find_released(options):
-    """The description of the released parameters that the options name, after verification."""
-    if not options.pretrained:
-        return None
-    from model.zoo import released_by_name
+    """The released parameters that the options name, verified."""
+    from model import zoo
 
+    name = options.pretrained or options.model
+    if not name:
+        raise UserError("--pretrained needs a name, its own or that of --model")
     try:
-        released, path = released_by_name(options.pretrained)
+        if options.pretrained or name.lower() in {each.name.lower() for each in zoo.RELEASED}:
+            return zoo.released_by_name(name)
+        return zoo.find_released(zoo.describe(options), options.dataset or "cifar10")
     except ValueError as error:
         raise UserError(str(error)) from None
-    options.params = str(path)
-    return released.description
+
+
+def score_released(options, contexts):
+    """Score everything that is released; the exit code says whether all is as listed."""
+    from model.zoo import RELEASED, verify_file
+    from reporting.table import released_table, to_markdown
+
+    if options.model or options.dataset:
+        raise UserError("--all-released takes every network on its own data set: drop --model and "
+                        "--dataset")
+    found = []
+    for released in RELEASED:
+        try:
+            verify_file(released.path, released)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        options.params = str(released.path)
+        net, description, dataset, batches = open_params(options, contexts)
+        print(f"{released.name}: {dataset.description}")
+        scores, seconds = score(options, net, description, dataset, batches, contexts)
+        if options.csv:
+            append_row(options.csv, table_row(options, description, dataset, scores, seconds))
+        found.append((released, scores))
+    print("\n" + to_markdown(released_table(found)))
+    return int(any(differs(released, scores) for released, scores in found))
+
+
+def differs(released, scores):
+    """Whether a score is not the listed one; another processor may round another way."""
+    listed = released.figures["val_accuracy"]
+    return abs(scores["accuracy"] - listed) > _ROUNDING
 
 
 def open_data(options, description):

@@ -142,7 +142,7 @@ def describe(options):
         options.final_drop, options.drop_rate = options.drop_rate, None
     description = zoo.describe(options)
     if options.pretrained:
-        options.resume_from = str(zoo.released_file(description, options.dataset))
+        options.resume_from = str(zoo.find_released(description, options.dataset).path)
     return description
 
 

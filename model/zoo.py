@@ -6,6 +6,7 @@ as JSON. ``build(describe(options), classes)`` is the network that the options a
 import hashlib
 import importlib
 import inspect
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from .structure import Structure
 from .weights import WeightsError, load_weights
 
 __all__ = ["MODELS", "RELEASED", "Released", "get_model", "list_models", "describe", "build",
-           "load_weights", "released_by_name", "released_file", "verify_file", "WeightsError"]
+           "load_weights", "find_released", "released_by_name", "load_released", "verify_file",
+           "WeightsError"]
 
 MODELS = Registry("network")
 
@@ -41,7 +43,7 @@ class Released:
     Parameters
     ----------
     name : str
-        For people.
+        Of the network, the data set and the number of blocks.
     file : str
         Its path below params/.
     size : int
@@ -50,10 +52,13 @@ class Released:
         64 hexadecimal digits.
     dataset : str
         What it was trained on.
+    classes : int
     model, options
         Its network, as `get_model` takes them.
     figures : dict
-        What it scored, as in the JSON beside a parameter file.
+        What it scored: ``val_accuracy`` and the like, as in the JSON beside the file.
+    run : str, optional
+        The run that it is of; logs/<run> is its account.
     url : str, optional
         Where to get it.
     """
@@ -63,9 +68,11 @@ class Released:
     size: int
     sha256: str
     dataset: str
+    classes: int
     model: str
     options: dict
     figures: dict
+    run: str = None
     url: str = None
 
     @property
@@ -79,8 +86,14 @@ class Released:
         return {"model": self.model, "options": self.options, "dataset": {"name": self.dataset}}
 
 
+def _read_released():
+    """The entries of released.json, which `tools/release.py` writes."""
+    with open(Path(__file__).with_name("released.json"), encoding="utf-8") as stream:
+        return [Released(**entry) for entry in json.load(stream)]
+
+
 # Parameter files that are published with this project.
-RELEASED = []
+RELEASED = _read_released()
 
 
 def verify_file(path, released):
@@ -102,8 +115,8 @@ def verify_file(path, released):
                            f"{digest.hexdigest()[:12]}..., not {released.sha256[:12]}...")
 
 
-def released_file(description, dataset):
-    """The released file of a described network, verified.
+def find_released(description, dataset):
+    """The entry of `RELEASED` for a described network, its file verified.
 
     Parameters
     ----------
@@ -115,19 +128,19 @@ def released_file(description, dataset):
     Raises
     ------
     WeightsError
-        If there is none, or it is missing or damaged.
+        If there is none, or its file is missing or damaged.
     """
     for released in RELEASED:
         if (released.model, released.options, released.dataset) == (
                 description["model"], description["options"], dataset):
             verify_file(released.path, released)
-            return released.path
+            return released
     raise WeightsError(f"no parameters of this {description['model']} on {dataset} are released; "
                        f"released: {_released_names()}")
 
 
 def released_by_name(name):
-    """An entry of `RELEASED` and its verified file.
+    """The entry of `RELEASED` of a name, its file verified.
 
     Raises
     ------
@@ -137,8 +150,34 @@ def released_by_name(name):
     for released in RELEASED:
         if released.name.lower() == name.lower():
             verify_file(released.path, released)
-            return released, released.path
+            return released
     raise WeightsError(f"no released parameters are named {name}; released: {_released_names()}")
+
+
+def load_released(name, ctx=None):
+    """A released network, ready to predict or to be trained further.
+
+    Parameters
+    ----------
+    name : str
+        One of ``[released.name for released in RELEASED]``; case is ignored.
+    ctx : mxnet.Context or list of mxnet.Context, optional
+        Where it shall compute; the CPU if not given.
+
+    Returns
+    -------
+    mxnet.gluon.HybridBlock
+        Maps normalised images (N, 3, H, W) to logits (N, classes).
+
+    Raises
+    ------
+    WeightsError
+        If there is none of that name, or its file is missing or damaged.
+    """
+    released = released_by_name(name)
+    net = build(released.description, released.classes)
+    load_weights(net, released.path, ctx)
+    return net
 
 
 def _released_names():

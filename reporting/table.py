@@ -11,8 +11,8 @@ from training.errors import UserError
 from .means import mean, paired_difference
 
 __all__ = ["Table", "Cost", "cost", "cost_of", "run_table", "configuration_table",
-           "difference_table", "val_name", "common_recipe", "find_baselines", "to_markdown",
-           "run_csv", "configuration_csv", "difference_csv", "depth_series"]
+           "difference_table", "released_table", "val_name", "common_recipe", "find_baselines",
+           "to_markdown", "run_csv", "configuration_csv", "difference_csv", "depth_series"]
 
 Table = namedtuple("Table", "title header rows notes")
 Table.__doc__ = """Cells as text. A header that begins with '<' is of a column flush left."""
@@ -270,6 +270,27 @@ def _difference_cells(difference):
     if math.isnan(half):
         return f"{100 * value:+.2f}", ""
     return f"{100 * value:+.2f}", f"{100 * (value - half):+.2f} to {100 * (value + half):+.2f}"
+
+
+def released_table(scored):
+    """Released parameters, with what they are listed with and what was found.
+
+    Parameters
+    ----------
+    scored : list of (model.zoo.Released, dict)
+        With the scores that `training.epoch.evaluate` gives.
+    """
+    header = ["<name", "<data set", "epochs", "parameters", "MFLOPs", "MB",
+              "listed: test accuracy %", "found", "images"]
+    rows = []
+    for released, scores in scored:
+        size = cost_of({**released.description, "dataset": {
+            "name": released.dataset, "classes": released.classes, "image_size": 32}})
+        rows.append([released.name, released.dataset, str(released.figures["epoch"] + 1),
+                     _whole([size.num_params]), _millions([size.multiply_adds]),
+                     f"{released.size / 1e6:.2f}", _percent(released.figures["val_accuracy"]),
+                     _percent(scores["accuracy"]), f"{scores['count']:,}"])
+    return Table("Released parameters", header, rows, [_COST_NOTE])
 
 
 # ---- text -------------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def test_hostile_names(tmp_path, capsys):
     (["--runs", "logs/a", "--out", "logs/a/config.json"], "cannot write to --out"),
     (["--runs", "logs/a", "--unknown"], "unrecognized"),
     (["--runs", "logs/a", "--", "--lr", "1"], "there is no grid"),
+    (["--runs", "logs/a", "--finished"], "--finished is of a grid"),
     (["--acts", "rolu"], "rolu"),
     (["--blocks", "0"], "at least 1"),
     (["--grid", "absent.json"], "cannot read --grid"),
@@ -144,3 +145,16 @@ def test_a_finished_grid_is_only_compared(tmp_path, capsys, monkeypatch):
                          *training]) == 0
     assert capsys.readouterr().out.count(" is finished\n") == 4
     assert (tmp_path / "g/depths.png").exists()
+
+
+def test_a_grid_is_compared_as_far_as_it_is_finished(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid = ["--acts", "relu,swish", "--blocks", "1", "--out", "g", "--finished", "--", "--num-epochs", "4",
+            "--padding", "reflect", "--lr-mode", "cosine"]
+    with pytest.raises(UserError, match="no run of the grid is finished"):
+        compare.main(grid)
+    write_run(tmp_path, "g-relu-b1", params=False)
+    assert compare.main(grid) == 0
+    captured = capsys.readouterr()
+    assert "2 runs in the grid, 1 not finished" in captured.err
+    assert "g-relu-b1" in captured.out and "swish" not in captured.out

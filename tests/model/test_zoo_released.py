@@ -4,7 +4,7 @@ import hashlib
 import pytest
 
 from model import zoo
-from model.zoo import Released, WeightsError, released_by_name, released_file, verify_file
+from model.zoo import Released, WeightsError, find_released, released_by_name, verify_file
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def released(tmp_path, monkeypatch):
     content = b"parameters"
     (tmp_path / "net.params").write_bytes(content)
     entry = Released("net-cifar10", "net.params", len(content),
-                     hashlib.sha256(content).hexdigest(), "cifar10", "resnet_v2_cifar",
+                     hashlib.sha256(content).hexdigest(), "cifar10", 10, "resnet_v2_cifar",
                      {"blocks": 1, "activation": "ChaATAC"}, {"val_accuracy": 0.9},
                      url="https://example.org/net.params")
     monkeypatch.setattr(zoo, "_PARAMS_FOLDER", tmp_path)
@@ -21,8 +21,8 @@ def released(tmp_path, monkeypatch):
 
 
 def test_a_released_file_is_found_by_name_and_by_network(released):
-    assert released_by_name("NET-cifar10") == (released, released.path)
-    assert released_file(released.description, "cifar10") == released.path
+    assert released_by_name("NET-cifar10") is released
+    assert find_released(released.description, "cifar10") is released
 
 
 @pytest.mark.parametrize("content, message", [
@@ -43,7 +43,7 @@ def test_what_is_not_released_is_said(released):
     with pytest.raises(WeightsError, match="named other; released: net-cifar10"):
         released_by_name("other")
     with pytest.raises(WeightsError, match="no parameters of this resnet_v2_cifar on cifar100"):
-        released_file(released.description, "cifar100")
+        find_released(released.description, "cifar100")
 
 
 def test_all_entries_build_and_their_files_are_whole():

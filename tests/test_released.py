@@ -1,0 +1,145 @@
+"""Released parameters, the logs behind them, and the README's tables made from both."""
+import csv
+import re
+import shutil
+
+import pytest
+
+import evaluate
+from model import zoo
+from params_format import check_params
+from tests.scripts import ROOT, assert_user_error, run
+from tools import release
+from training.errors import UserError
+from training.files import read_json, sha256
+
+_README = (ROOT / "README.md").read_text(encoding="utf-8")
+_LOG_FILES = ("config.json", "metrics.csv", "train.log", "curves.png", "result.json")
+
+
+def _released(name):
+    return next(each for each in zoo.RELEASED if each.name == name)
+
+
+# ---- what is released ---------------------------------------------------------------------------
+
+def test_the_claim_s_networks_are_released():
+    names = {released.name for released in zoo.RELEASED}
+    assert {"cifar10-relu-b1", "cifar10-ChaATAC-b1"} <= names
+
+
+@pytest.mark.parametrize("released", zoo.RELEASED, ids=lambda released: released.name)
+def test_a_release_is_small_whole_described_and_has_its_logs(released):
+    assert released.size < 2_000_000
+    zoo.verify_file(released.path, released)
+    check_params(released.path)
+    description = read_json(released.path.with_suffix(".json"))
+    assert (description["model"], description["options"]) == (released.model, released.options)
+    assert description["sha256"] == released.sha256
+    logs = ROOT / "logs" / released.run
+    assert all((logs / name).is_file() for name in _LOG_FILES)
+    with open(logs / "metrics.csv", newline="") as stream:
+        *_, last = csv.DictReader(stream)
+    assert float(last["val_accuracy"]) == released.figures["val_accuracy"]
+    assert int(last["epoch"]) == released.figures["epoch"]
+
+
+def test_a_released_network_scores_exactly_what_is_listed(real_cifar10, tmp_path):
+    table = tmp_path / "scores.csv"
+    result = run("evaluate.py", "--model", "cifar10-ChaATAC-b1", "--pretrained", "--dataset",
+                 "cifar10", "--data-dir", real_cifar10, "--csv", table, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    listed = _released("cifar10-ChaATAC-b1").figures
+    assert f"top-1 accuracy {100 * listed['val_accuracy']:.2f} %" in result.stdout
+    with open(table, newline="") as stream:
+        row, = csv.DictReader(stream)
+    assert row["images"] == "10000"
+    assert round(10000 * float(row["top1_error"])) == 10000 - round(10000 * listed["val_accuracy"])
+
+
+def test_all_released_files_are_scored_beside_their_listed_figures(real_cifar10, monkeypatch,
+                                                                   capsys):
+    released = _released("cifar10-relu-b1")
+    monkeypatch.setattr(zoo, "RELEASED", [released])
+    argv = ["--all-released", "--data-dir", str(real_cifar10)]
+    assert evaluate.main(argv) == 0
+    listed = f"{100 * released.figures['val_accuracy']:.2f}"
+    assert re.search(rf"\| cifar10-relu-b1 .*\| +{listed} \| +{listed} \| 10,000 \|",
+                     capsys.readouterr().out)
+    monkeypatch.setitem(released.figures, "val_accuracy", 0.9)
+    assert evaluate.main(argv) == 1
+
+
+def test_a_network_s_options_find_its_released_parameters():
+    options = evaluate.make_parser().parse_args(
+        ["--model", "resnet_v2_cifar", "--act-type", "chaatac", "--blocks", "1", "--pretrained"])
+    assert evaluate.find_released(options).name == "cifar10-ChaATAC-b1"
+
+
+def test_a_released_network_loads_in_one_call():
+    from mxnet import nd
+
+    net = zoo.load_released("cifar10-relu-b1")
+    assert net(nd.zeros((2, 3, 32, 32))).shape == (2, 10)
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--pretrained"], ["needs a name"]),
+    (["--model", "resnet18", "--pretrained"], ["no parameters of this resnet18 on cifar10",
+                                               "cifar10-ChaATAC-b1"]),
+    (["--all-released", "--model", "resnet18"], ["drop --model"])])
+def test_what_is_not_released_is_refused_in_one_line(argv, words, tmp_path):
+    assert_user_error(run("evaluate.py", *argv, cwd=tmp_path), *words)
+
+
+# ---- releasing ------------------------------------------------------------------------------
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run's folder below params/ whose last parameters are the released ones."""
+    source, folder = _released("cifar10-relu-b1").path, tmp_path / "net-seed3"
+    folder.mkdir()
+    shutil.copy(source, folder / "last.params")
+    shutil.copy(source.with_suffix(".json"), folder / "last.json")
+    return folder
+
+
+def test_a_release_is_listed_with_its_digest_and_figures(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    (tmp_path / "params").mkdir()
+    entry = release.release("net-seed3", *release.check(run_folder))
+    released = zoo.Released(**entry)
+    path = tmp_path / "params" / "net.params"
+    assert released.name == "net" and released.run == "net-seed3"
+    assert released.sha256 == sha256(path) and released.size == path.stat().st_size
+    assert path.with_suffix(".json").is_file()
+    assert released.figures == _released("cifar10-relu-b1").figures
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda folder: (folder / "last.params").unlink(), "is the run finished"),
+    (lambda folder: (folder / "last.params").write_bytes(b"x"), "is damaged"),
+    (lambda folder: (folder / "last.json").write_text(
+        (folder / "last.json").read_text().replace('"test"', '"validation"')), "not on the test")])
+def test_what_must_not_be_released_is_refused(spoil, message, run_folder):
+    spoil(run_folder)
+    with pytest.raises(UserError, match=message):
+        release.check(run_folder)
+
+
+# ---- the README's tables --------------------------------------------------------------------
+
+def test_the_readme_s_tables_come_from_the_committed_logs(tmp_path):
+    """From the logs alone, without parameters beside them; byte for byte."""
+    for folder in (ROOT / "logs").glob("cifar10-*"):
+        if (folder / "result.json").is_file():
+            shutil.copytree(folder, tmp_path / "logs" / folder.name)
+    result = run("compare.py", "--grid", ROOT / "studies/cifar10.json", "--finished", "--out",
+                 "reports/cifar10", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = (tmp_path / "reports/cifar10/table.md").read_text(encoding="utf-8")
+    *sections, of_runs = re.split(r"^## .*\n\n", text, flags=re.M)[1:]
+    assert len(sections) == 2 and "cifar10-relu-b1-seed0" in of_runs
+    for section in sections:
+        assert section.strip() in _README
+    assert (tmp_path / "reports/cifar10/curves.png").stat().st_size > 10_000

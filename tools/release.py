@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Release the last parameters of finished runs: copy them to params/ and list them.
+
+    python -m tools.release cifar10-relu-b1-seed0 cifar10-ChaATAC-b1-seed0
+
+params/<run>/last.params and its JSON become params/<name>.params and .json, where <name> is
+the run's without its seed; model/released.json gets their size, SHA-256 and figures. What is
+listed under the same name already is replaced. Then `git add -f` the files and logs/<run>.
+"""
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from training.errors import UserError, run_script
+from training.files import read_json, replacing, sha256, write_json, write_text
+from training.options import Parser
+
+ROOT = Path(__file__).resolve().parents[1]
+_LISTED = ROOT / "model" / "released.json"
+_MOST_BYTES = 2_000_000
+_FIGURES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
+            "val_top5_accuracy")
+
+
+def main(argv=None):
+    parser = Parser(prog="tools.release", description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="name of a run below params/")
+    parser.add_argument("--params", type=Path, default=ROOT / "params", metavar="DIR",
+                        help="where the runs' parameters are (default: params)")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    checked = [(run, *check(options.params / run)) for run in options.runs]
+    entries = {entry["name"]: entry for entry in json.loads(_LISTED.read_text())}
+    for run, path, description in checked:
+        entry = release(run, path, description)
+        entries[entry["name"]] = entry
+        print(f"{entry['name']}: {entry['size']:,} bytes, "
+              f"{100 * entry['figures']['val_accuracy']:.2f} %")
+    write_text(_LISTED, json.dumps(sorted(entries.values(), key=lambda each: each["name"]),
+                                   indent=1) + "\n")
+
+
+def check(folder):
+    """Path and description of a run's last parameters, if they can be released."""
+    path = folder / "last.params"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: is the run finished?")
+    description = read_json(path.with_suffix(".json"))
+    if description["sha256"] != sha256(path):
+        raise UserError(f"{path} is damaged: its SHA-256 is not the one in its JSON")
+    if path.stat().st_size >= _MOST_BYTES:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes; a released file has less "
+                        f"than {_MOST_BYTES:,}")
+    if description["val_name"] != "test":
+        raise UserError(f"{path} was scored on {description['val_name']} images, not on the test "
+                        "set")
+    return path, description
+
+
+def release(run, path, description):
+    """Copy one file and its description; returns its entry."""
+    name = re.sub(r"-seed\d+$", "", run)
+    target = ROOT / "params" / f"{name}.params"
+    with replacing(target) as temporary:
+        shutil.copyfile(path, temporary)
+    write_json(target.with_suffix(".json"), description)
+    return {"name": name, "file": target.name, "size": target.stat().st_size,
+            "sha256": description["sha256"], "dataset": description["dataset"]["name"],
+            "classes": description["dataset"]["classes"], "model": description["model"],
+            "options": description["options"],
+            "figures": {key: description["figures"][key] for key in _FIGURES}, "run": run}
+
+
+if __name__ == "__main__":
+    run_script(main)
