@@ -22,7 +22,6 @@ import numpy as np
 
 from tests import scripts
 
-_TIMES = {"images_per_s", "seconds"}
 _DEADLINE_S = 180
 # What a half-written file tells about the instant of the kill.
 _PLACES = ((".curves", "plotting"), (".metrics", "writing metrics.csv"),
@@ -82,7 +81,7 @@ class _Process:
 def _without_times(value):
     if isinstance(value, dict):
         return {key: _without_times(item) for key, item in value.items()
-                if key not in _TIMES | {"state_sha256"}}
+                if key not in scripts.TIMES | {"state_sha256"}}
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
@@ -116,14 +115,12 @@ def kill_test(kills, seed=0, log=print):
     AssertionError
         If a run does not end as the undisturbed one does.
     """
-    from data.shapes import draw_split, write_cifar_files
-
     rng = np.random.default_rng(seed)
     places, runs = collections.Counter(), 0
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary, "data")
         data.mkdir()
-        write_cifar_files(data, draw_split("train", 256), draw_split("test", 64))
+        scripts.drawn_cifar(data, train=256, test=64)
         whole = Path(temporary, "undisturbed")
         whole.mkdir()
         process = _Process(data, whole)

@@ -1,10 +1,12 @@
-"""Running the scripts as a user does."""
+"""Running the scripts as a user does, and what tests ask of the runs."""
+import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+TIMES = frozenset(("images_per_s", "seconds"))    # what differs between runs that are the same
 
 
 def command(script, *arguments):
@@ -32,3 +34,24 @@ def assert_user_error(result, *words):
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def drawn_cifar(folder, train, test):
+    """Write so many drawn shapes as official CIFAR-10 files; returns the folder."""
+    from data.shapes import draw_split, write_cifar_files
+
+    write_cifar_files(folder, draw_split("train", train), draw_split("test", test))
+    return folder
+
+
+def metrics(folder):
+    """The rows of a run's metrics.csv, text by column, without the times."""
+    with open(folder / "metrics.csv", newline="") as stream:
+        return [{key: value for key, value in row.items() if key not in TIMES}
+                for row in csv.DictReader(stream)]
+
+
+def assert_same_params(run, other):
+    """The best and the last parameters below two folders are the same bytes."""
+    for name in ("best.params", "last.params"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name

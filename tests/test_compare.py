@@ -14,11 +14,7 @@ _TINY = ("--batch-size", 64, "--lr", 0.05, "--num-epochs", 1, "-j", 0)
 @pytest.fixture(scope="module")
 def cifar_files(tmp_path_factory):
     """A small data set in the official binary format: drawn shapes, 128 + 64 images."""
-    from data.shapes import draw_split, write_cifar_files
-
-    folder = tmp_path_factory.mktemp("cifar-files")
-    write_cifar_files(folder, draw_split("train", 128), draw_split("test", 64))
-    return folder
+    return scripts.drawn_cifar(tmp_path_factory.mktemp("cifar-files"), train=128, test=64)
 
 
 def _grid(folder, cifar_files):
@@ -149,8 +145,8 @@ def test_a_finished_grid_is_only_compared(tmp_path, capsys, monkeypatch):
 
 def test_a_grid_is_compared_as_far_as_it_is_finished(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    grid = ["--acts", "relu,swish", "--blocks", "1", "--out", "g", "--finished", "--", "--num-epochs", "4",
-            "--padding", "reflect", "--lr-mode", "cosine"]
+    grid = ["--acts", "relu,swish", "--blocks", "1", "--out", "g", "--finished", "--",
+            "--num-epochs", "4", "--padding", "reflect", "--lr-mode", "cosine"]
     with pytest.raises(UserError, match="no run of the grid is finished"):
         compare.main(grid)
     write_run(tmp_path, "g-relu-b1", params=False)

@@ -16,7 +16,6 @@ from mxnet.gluon import nn  # noqa: E402
 
 import evaluate  # noqa: E402
 import export  # noqa: E402
-from data.shapes import draw_split, write_cifar_files  # noqa: E402
 from exporting import comparison  # noqa: E402
 from exporting.comparison import Row, difference, warning  # noqa: E402
 from exporting.mxnet_exporter import Unexportable, export_graph  # noqa: E402
@@ -30,7 +29,7 @@ from model.structure import OPERATIONS  # noqa: E402
 from model.zoo import build, list_models  # noqa: E402
 from tests import fuzz_onnx  # noqa: E402
 from tests.random_networks import CIFAR, random_network, randomise  # noqa: E402
-from tests.scripts import assert_user_error, run  # noqa: E402
+from tests.scripts import assert_user_error, drawn_cifar, run  # noqa: E402
 from training.errors import UserError  # noqa: E402
 
 
@@ -219,8 +218,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Options for a few images in the official files' format."""
-    folder = tmp_path_factory.mktemp("images")
-    write_cifar_files(folder, draw_split("train", 64), draw_split("test", 150))
+    folder = drawn_cifar(tmp_path_factory.mktemp("images"), train=64, test=150)
     return ["--dataset", "cifar10", "--data-dir", str(folder)]
 
 

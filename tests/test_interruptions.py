@@ -16,11 +16,7 @@ from training.errors import UserError
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    from data.shapes import draw_split, write_cifar_files
-
-    folder = tmp_path_factory.mktemp("files")
-    write_cifar_files(folder, draw_split("train", 512), draw_split("test", 64))
-    return folder
+    return scripts.drawn_cifar(tmp_path_factory.mktemp("files"), train=512, test=64)
 
 
 def _options(files, *more):

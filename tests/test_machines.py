@@ -1,5 +1,4 @@
 """Several workers as one: real processes, some of them killed."""
-import csv
 import os
 import shutil
 import signal
@@ -19,16 +18,10 @@ from training.errors import UserError
 from training.machines import join
 from training.warden import LOST
 
-_TIMES = {"images_per_s", "seconds"}
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    from data.shapes import draw_split, write_cifar_files
-
-    folder = tmp_path_factory.mktemp("files")
-    write_cifar_files(folder, draw_split("train", 384), draw_split("test", 65))
-    return folder
+    return scripts.drawn_cifar(tmp_path_factory.mktemp("files"), train=384, test=65)
 
 
 def _options(files, *more):
@@ -39,12 +32,6 @@ def _options(files, *more):
 
 def _train(files, *more):
     return scripts.command("train_cifar.py", *_options(files, *more))
-
-
-def _metrics(folder):
-    with open(folder / "logs/run/metrics.csv", newline="") as stream:
-        return [{key: value for key, value in row.items() if key not in _TIMES}
-                for row in csv.DictReader(stream)]
 
 
 def _checkpoints(folder):
@@ -71,18 +58,17 @@ def whole(tmp_path_factory, files):
 def test_only_worker_0_writes(whole):
     assert [path.name for path in (whole / "logs").iterdir()] == ["run"]
     assert [path.name for path in (whole / "params").iterdir()] == ["run"]
-    assert [row["epoch"] for row in _metrics(whole)] == ["0", "1", "2"]
+    assert [row["epoch"] for row in scripts.metrics(whole / "logs/run")] == ["0", "1", "2"]
     _, state = newest_state(whole / "params/run/checkpoints", pytest.fail)
     assert (state["steps_per_epoch"], len(state["all_totals"])) == (12, 2)
     # 65 images, shared out among two workers: each counted once.
-    assert float(_metrics(whole)[-1]["val_accuracy"]) * 65 % 1 == pytest.approx(0, abs=1e-6)
+    last = scripts.metrics(whole / "logs/run")[-1]
+    assert float(last["val_accuracy"]) * 65 % 1 == pytest.approx(0, abs=1e-6)
 
 
 def _same_end(folder, whole):
-    assert _metrics(folder) == _metrics(whole)
-    for name in ("best.params", "last.params"):
-        assert ((folder / "params/run" / name).read_bytes()
-                == (whole / "params/run" / name).read_bytes()), name
+    assert scripts.metrics(folder / "logs/run") == scripts.metrics(whole / "logs/run")
+    scripts.assert_same_params(folder / "params/run", whole / "params/run")
     ours, theirs = (read_weights(_checkpoints(path)[-1] / "optimizer.params")
                     for path in (folder, whole))
     for key, array in theirs.items():
@@ -199,7 +185,7 @@ def _assert_equals_one_worker(folder, one):
     for key, array in expected.items():
         np.testing.assert_allclose(found[key].asnumpy(), array.asnumpy(), rtol=0, atol=1e-5,
                                    err_msg=key)
-    ours, theirs = _metrics(folder)[0], _metrics(one)[0]
+    ours, theirs = scripts.metrics(folder / "logs/run")[0], scripts.metrics(one / "logs/run")[0]
     for column in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
         assert float(ours[column]) == pytest.approx(float(theirs[column]), rel=1e-5), column
 

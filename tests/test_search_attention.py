@@ -7,7 +7,6 @@ import pytest
 
 import search_attention
 import train_cifar
-from data.shapes import draw_split, write_cifar_files
 from model.structure import OPERATIONS, SEARCHED, Structure, derive
 from model.zoo import build, describe
 from tests import scripts
@@ -18,9 +17,7 @@ _OPERATIONS = ("CA(+)SA", "identity", "SA(+)CA", "CA", "SA", "CA||SA", "CA(+)SA"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cifar-files")
-    write_cifar_files(folder, draw_split("train", 128), draw_split("test", 32))
-    return folder
+    return scripts.drawn_cifar(tmp_path_factory.mktemp("cifar-files"), train=128, test=32)
 
 
 def _options(files, *more):

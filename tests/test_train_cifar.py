@@ -1,5 +1,4 @@
 """train_cifar.py and evaluate.py, run as a user runs them."""
-import csv
 import json
 import os
 import re
@@ -11,28 +10,16 @@ import train_cifar
 from tests import golden_cases, scripts
 from training.errors import UserError
 
-_TIMES = {"images_per_s", "seconds"}
-
 
 @pytest.fixture(scope="session")
 def cifar_files(tmp_path_factory):
     """A small data set in the official binary format: drawn shapes, 1,024 + 256 images."""
-    from data.shapes import draw_split, write_cifar_files
-
-    folder = tmp_path_factory.mktemp("cifar-files")
-    write_cifar_files(folder, draw_split("train", 1024), draw_split("test", 256))
-    return folder
+    return scripts.drawn_cifar(tmp_path_factory.mktemp("cifar-files"), train=1024, test=256)
 
 
 def _options(files, *more):
     return ("--data-dir", files, "--blocks", 1, "--batch-size", 64, "--lr", 0.05,
             "--num-epochs", 3, *more)
-
-
-def _metrics(folder):
-    with open(folder / "metrics.csv", newline="") as stream:
-        return [{key: value for key, value in row.items() if key not in _TIMES}
-                for row in csv.DictReader(stream)]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +39,7 @@ def test_a_run_leaves_params_log_metrics_and_curves(finished):
         "best.params", "last.params", "epoch-0002.params", "epoch-0003.params"}
     assert {p.name for p in (folder / "logs/run").iterdir()} == {
         "config.json", "train.log", "metrics.csv", "curves.png", "result.json"}
-    assert [row["epoch"] for row in _metrics(folder / "logs/run")] == ["0", "1", "2"]
+    assert [row["epoch"] for row in scripts.metrics(folder / "logs/run")] == ["0", "1", "2"]
     assert len(re.findall(r"\[Epoch \d\] train=[\d.]+ val=[\d.]+", result.stdout)) == 3
     assert "last, after 3 epochs: test accuracy" in result.stdout
     assert "best, after" in result.stdout and "(chosen by test accuracy)" in result.stdout
@@ -76,10 +63,8 @@ def test_config_json_repeats_the_run(finished, cifar_files):
     again = scripts.run("train_cifar.py", "--config", "logs/run/config.json", "--name", "again",
                         cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert _metrics(folder / "logs/again") == _metrics(folder / "logs/run")
-    for which in ("best", "last"):
-        assert ((folder / f"params/again/{which}.params").read_bytes()
-                == (folder / f"params/run/{which}.params").read_bytes())
+    assert scripts.metrics(folder / "logs/again") == scripts.metrics(folder / "logs/run")
+    scripts.assert_same_params(folder / "params/again", folder / "params/run")
 
 
 def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished, cifar_files,
@@ -97,10 +82,8 @@ def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished,
     resumed = scripts.run("train_cifar.py", "--resume", "logs/run", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed from" in resumed.stdout
-    assert _metrics(tmp_path / "logs/run") == _metrics(folder / "logs/run")
-    for which in ("best", "last"):
-        assert ((tmp_path / f"params/run/{which}.params").read_bytes()
-                == (folder / f"params/run/{which}.params").read_bytes())
+    assert scripts.metrics(tmp_path / "logs/run") == scripts.metrics(folder / "logs/run")
+    scripts.assert_same_params(tmp_path / "params/run", folder / "params/run")
 
 
 def test_a_resumed_run_cannot_become_another(finished):
@@ -167,7 +150,7 @@ def test_it_learns_real_photographs(real_cifar10, tmp_path):
         "--lr-mode", "cosine", "--padding", "reflect", "--val-split", 500, "--name", "photos",
         cwd=tmp_path, timeout=600)
     assert result.returncode == 0, result.stderr
-    rows = _metrics(tmp_path / "logs/photos")
+    rows = scripts.metrics(tmp_path / "logs/photos")
     assert float(rows[-1]["train_loss"]) < 0.85 * float(rows[0]["train_loss"])
     scores = json.loads((tmp_path / "logs/photos/result.json").read_text())
     assert scores["test"]["last"]["count"] == 10000

@@ -16,8 +16,6 @@ from tests.data.photo_files import broken_files, write_tree
 from tests.machines import Cluster
 from training.errors import UserError
 
-_TIMES = {"images_per_s", "seconds"}
-
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
@@ -54,12 +52,6 @@ def _options(records, *more):
             "--num-gpus", 0, *more)
 
 
-def _metrics(folder):
-    with open(folder / "metrics.csv", newline="") as stream:
-        return [{key: value for key, value in row.items() if key not in _TIMES}
-                for row in csv.DictReader(stream)]
-
-
 @pytest.fixture(scope="module")
 def finished(records, tmp_path_factory):
     """A finished run of 2 epochs with label smoothing and mixup: its folder and its output."""
@@ -72,7 +64,7 @@ def finished(records, tmp_path_factory):
 
 def test_it_trains_on_photographs(finished):
     folder, result = finished
-    rows = _metrics(folder / "logs/run")
+    rows = scripts.metrics(folder / "logs/run")
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
     assert "24 training and 6 validation images of 6 classes" in result.stdout
@@ -94,10 +86,8 @@ def test_resumed_within_an_epoch_it_ends_with_the_same_bits(finished, tmp_path):
     resumed = scripts.run("train_imagenet.py", "--resume", "logs/run", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed from" in resumed.stdout
-    assert _metrics(tmp_path / "logs/run") == _metrics(folder / "logs/run")
-    for which in ("best", "last"):
-        assert ((tmp_path / f"params/run/{which}.params").read_bytes()
-                == (folder / f"params/run/{which}.params").read_bytes())
+    assert scripts.metrics(tmp_path / "logs/run") == scripts.metrics(folder / "logs/run")
+    scripts.assert_same_params(tmp_path / "params/run", folder / "params/run")
 
 
 def test_evaluation_counts_and_tabulates(finished, records, photos, tmp_path):
@@ -154,7 +144,7 @@ def test_folders_a_teacher_and_softened_targets(photos, finished, tmp_path):
     finally:
         broken.write_bytes(content)
     assert result.returncode == 0, result.stderr
-    assert np.isfinite(float(_metrics(tmp_path / "logs/pupil")[0]["train_loss"]))
+    assert np.isfinite(float(scripts.metrics(tmp_path / "logs/pupil")[0]["train_loss"]))
     assert teacher.read_bytes() == before
 
 
@@ -168,7 +158,7 @@ def test_two_workers_train_on_one_record_file(records, tmp_path):
         assert "2 workers, 12 images a step" in cluster.output("worker0")
         assert cluster.output("worker1") == ""
     assert [path.name for path in (tmp_path / "params").iterdir()] == ["run"]
-    accuracy = float(_metrics(tmp_path / "logs/run")[0]["val_accuracy"])
+    accuracy = float(scripts.metrics(tmp_path / "logs/run")[0]["val_accuracy"])
     assert accuracy * 6 % 1 == pytest.approx(0, abs=1e-6)
 
 
