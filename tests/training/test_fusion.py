@@ -65,13 +65,44 @@ def test_training_is_the_same_with_every_unit(options):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def _gradients(net, shape):
+    images = nd.array(np.random.default_rng(0).standard_normal(shape))
+    with autograd.record():
+        output = net(images)
+        total = (output * output).sum()
+    total.backward()
+    return [output.asnumpy()] + [p.grad().asnumpy() for p in net.collect_params().values()
+                                 if p.grad_req != "null"]
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("channels", [8, 16, 24, 40])
+def test_gradients_are_the_same_between_convolutions_of_all_widths(channels, kernel_size):
+    shape, fused = (4, 16, 16, 16), 0
+    for following in (3, 8, 16, 24, 48):
+        results = []
+        for compiled in (nn.HybridBlock.hybridize, lambda net: hybridize(net, shape, CPU)):
+            mx.random.seed(0)
+            net = nn.HybridSequential()
+            net.add(nn.Conv2D(channels, 3, padding=1, use_bias=False, in_channels=16),
+                    nn.BatchNorm(in_channels=channels), nn.Activation("relu"),
+                    nn.Conv2D(following, kernel_size, in_channels=channels))
+            net.initialize(mx.init.Xavier())
+            compiled(net)
+            results.append(_gradients(net, shape))
+        fused += _operators(net._cached_graph[1])["_contrib_BatchNormWithReLU"]
+        for expected, found in zip(*results):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
+    assert fused
+
+
 @pytest.mark.parametrize("isa", ["AVX2", "SSE41"])
 def test_training_is_the_same_on_older_processors(isa):
     """They have narrower blocks, so other memory layouts."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k",
-         "with_every_unit"], cwd=ROOT, env={**os.environ, "DNNL_MAX_CPU_ISA": isa}, text=True,
-        capture_output=True)
+         "with_every_unit or of_all_widths"], cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, "DNNL_MAX_CPU_ISA": isa})
     assert done.returncode == 0, done.stdout
 
 
@@ -169,9 +200,15 @@ def test_elsewhere_the_network_is_compiled_as_it_is(monkeypatch, contexts, dtype
     assert net._active and not net._cached_graph
 
 
-def test_resnet50_trains_alike():
-    plain, fused = (_network("resnet50_v1b", activation="ChaATAC", classes=10) for _ in range(2))
+@pytest.mark.parametrize("name, options", [
+    ("resnet50_v1b", {"activation": "ChaATAC"}),
+    ("resnet50_v1b", {"attention": "CBAM"}),
+    ("resnet18", {"attention": "SE", "width": 0.5}),
+    ("resnet50", {"attention": "CBAM", "width": 0.25})], ids=str)
+def test_other_networks_train_alike(name, options):
+    plain, fused = (_network(name, classes=10, **options) for _ in range(2))
     plain.hybridize(static_alloc=True, static_shape=True)
     hybridize(fused, SHAPE, CPU)
+    assert _operators(fused._cached_graph[1])["_contrib_BatchNormWithReLU"] > 0
     for expected, found in zip(_trained(plain, 1), _trained(fused, 1)):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
