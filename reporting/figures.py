@@ -127,7 +127,7 @@ def draw_depths(series, path, val_name):
         shift = 0.03 * (index - (len(series) - 1) / 2)
         lines.append(axes.errorbar(
             [blocks + shift for blocks, _ in points], [100 * m.value for _, m in points],
-            yerr=[0 if np.isnan(m.deviation) else 100 * m.deviation for _, m in points],
+            yerr=[100 * m.deviation for _, m in points],    # NaN, of one seed, draws no bar
             capsize=3, linewidth=1.6, markersize=4.5, marker=_MARKERS[index % len(_MARKERS)],
             **_style(index)))
     axes.set(xlabel="residual blocks per stage, b",

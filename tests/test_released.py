@@ -142,4 +142,4 @@ def test_the_readme_s_tables_come_from_the_committed_logs(tmp_path):
     assert len(sections) == 2 and "cifar10-relu-b1-seed0" in of_runs
     for section in sections:
         assert section.strip() in _README
-    assert (tmp_path / "reports/cifar10/curves.png").stat().st_size > 10_000
+    assert (tmp_path / "reports/cifar10/depths.png").stat().st_size > 10_000
