@@ -79,14 +79,12 @@ def main(argv=None):
         raise UserError("--dtype float16 needs a GPU; use float32")
     if options.all_released:
         return score_released(options, contexts)
-    if options.pretrained is not None:
-        options.params = str(find_released(options).path)
     return score_and_report(options, *open_params(options, contexts), contexts)
 
 
 def open_params(options, contexts):
     """The network of --params, its description, the data set and batches of its test images."""
-    description = find_description(options.params, options)
+    description = find_params(options)
     dataset, batches = open_data(options, description)
     return make_network(options, description, dataset, contexts), description, dataset, batches
 
@@ -144,6 +142,13 @@ def score_and_report(options, net, description, dataset, batches, contexts):
     if options.csv:
         append_row(options.csv, table_row(options, description, dataset, scores, seconds))
     return 0
+
+
+def find_params(options):
+    """Description of the file that --params or --pretrained names; its path is in `options`."""
+    if options.pretrained is not None:
+        options.params = str(find_released(options).path)
+    return find_description(options.params, options)
 
 
 def find_released(options):

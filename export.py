@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from data import DataError, list_datasets
-from evaluate import find_released, open_data
-from trained import find_description, load_network
+from evaluate import find_params, open_data
+from trained import load_network
 from training.device import set_threads
 from training.errors import UserError, run_script
 from training.files import replacing, sha256
@@ -67,7 +67,7 @@ def main(argv=None):
     options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     check_options(options)
     set_threads()
-    description = find_released(options) or find_description(options.params, options)
+    description = find_params(options)
     outputs = find_outputs(options)
     if options.format == "onnx":
         require_packages(options)

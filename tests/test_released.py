@@ -83,6 +83,13 @@ def test_a_released_network_loads_in_one_call():
     assert net(nd.zeros((2, 3, 32, 32))).shape == (2, 10)
 
 
+def test_a_released_network_is_exported_by_name(tmp_path):
+    result = run("export.py", "--pretrained", "cifar10-relu-b1", "--format", "mxnet", "--output",
+                 tmp_path / "net", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "net-0000.params").is_file()
+
+
 @pytest.mark.parametrize("argv, words", [
     (["--pretrained"], ["needs a name"]),
     (["--model", "resnet18", "--pretrained"], ["no parameters of this resnet18 on cifar10",
