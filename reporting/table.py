@@ -373,8 +373,8 @@ def depth_series(configurations):
     Returns
     -------
     dict
-        Name -> list of (blocks, `means.Mean`), by blocks; of what is otherwise the same.
-        Empty if no such series has two points.
+        Name -> list of (blocks, `means.Mean`), by blocks; of what is otherwise the same, where
+        there are two points or more: a line needs them.
     """
     series = {}
     for each in configurations:
@@ -383,9 +383,7 @@ def depth_series(configurations):
             name = each.label.replace(f" b={blocks} ", " ", 1)
             series.setdefault(name, []).append(
                 (blocks, mean(each.values(lambda run: run.last["val_accuracy"]))))
-    series = {name: sorted(points) for name, points in series.items()}
-    if not any(len(points) > 1 for points in series.values()):
-        return {}
+    series = {name: sorted(points) for name, points in series.items() if len(points) > 1}
     # What all share is in the title of the axis, or beside the table.
     shared = {name.partition(" ")[0] for name in series}
     return {name.partition(" ")[2] if len(shared) == 1 else name: points
