@@ -186,9 +186,9 @@ def score_released(options, contexts):
         scores, seconds = score(options, net, description, dataset, batches, contexts)
         if options.csv:
             append_row(options.csv, table_row(options, description, dataset, scores, seconds))
-        found.append((released, scores))
+        found.append((released, description, scores))
     print("\n" + to_markdown(released_table(found)))
-    return int(any(differs(released, scores) for released, scores in found))
+    return int(any(differs(released, scores) for released, _, scores in found))
 
 
 def differs(released, scores):

@@ -277,15 +277,14 @@ def released_table(scored):
 
     Parameters
     ----------
-    scored : list of (model.zoo.Released, dict)
-        With the scores that `training.epoch.evaluate` gives.
+    scored : list of (model.zoo.Released, dict, dict)
+        With the description of its file and the scores that `training.epoch.evaluate` gives.
     """
     header = ["<name", "<data set", "epochs", "parameters", "MFLOPs", "MB",
               "listed: test accuracy %", "found", "images"]
     rows = []
-    for released, scores in scored:
-        size = cost_of({**released.description, "dataset": {
-            "name": released.dataset, "classes": released.classes, "image_size": 32}})
+    for released, description, scores in scored:
+        size = cost_of(description)
         rows.append([released.name, released.dataset, str(released.figures["epoch"] + 1),
                      _whole([size.num_params]), _millions([size.multiply_adds]),
                      f"{released.size / 1e6:.2f}", _percent(released.figures["val_accuracy"]),

@@ -124,6 +124,11 @@ def test_a_release_is_listed_with_its_digest_and_figures(run_folder, tmp_path, m
 
 
 @pytest.mark.parametrize("spoil, message", [
+    (lambda folder: (folder / "last.json").unlink(), "cannot read"),
+    (lambda folder: (folder / "last.json").write_text("{"), "is not a JSON file"),
+    (lambda folder: (folder / "last.json").write_text("{}"), "does not describe a network"),
+    (lambda folder: (folder / "last.json").write_text(
+        (folder / "last.json").read_text().replace('"sha256"', '"md5"')), "lacks the SHA-256"),
     (lambda folder: (folder / "last.params").unlink(), "is the run finished"),
     (lambda folder: (folder / "last.params").write_bytes(b"x"), "is damaged"),
     (lambda folder: (folder / "last.json").write_text(

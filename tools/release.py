@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from trained import check_description
 from training.errors import UserError, run_script
 from training.files import read_json, replacing, sha256, write_json, write_text
 from training.options import Parser
@@ -46,7 +47,7 @@ def check(folder):
     path = folder / "last.params"
     if not path.is_file():
         raise UserError(f"there is no {path}: is the run finished?")
-    description = read_json(path.with_suffix(".json"))
+    description = _described(path.with_suffix(".json"))
     if description["sha256"] != sha256(path):
         raise UserError(f"{path} is damaged: its SHA-256 is not the one in its JSON")
     if path.stat().st_size >= _MOST_BYTES:
@@ -56,6 +57,19 @@ def check(folder):
         raise UserError(f"{path} was scored on {description['val_name']} images, not on the test "
                         "set")
     return path, description
+
+
+def _described(path):
+    try:
+        description = check_description(read_json(path), path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if ("sha256" not in description or "classes" not in description["dataset"]
+            or not description.get("figures", {}).keys() >= set(_FIGURES)):
+        raise UserError(f"{path} lacks the SHA-256, the classes or the figures of a finished run")
+    return description
 
 
 def release(run, path, description):

@@ -35,6 +35,14 @@ def _network(name="resnet_v2_cifar", **options):
     return net
 
 
+def _plain_and_fused(name="resnet_v2_cifar", **options):
+    """The same network twice, compiled as it is and for training."""
+    plain, fused = _network(name, **options), _network(name, **options)
+    plain.hybridize(static_alloc=True, static_shape=True)
+    hybridize(fused, SHAPE, CPU)
+    return plain, fused
+
+
 def _trained(net, steps=3):
     """Everything in a network after some steps, and the losses, as arrays."""
     generator = np.random.default_rng(0)
@@ -57,9 +65,7 @@ def _trained(net, steps=3):
     *({"activation": "relu", "attention": name} for name in list_attentions()),
     {"activation": "ChaATAC", "act_options": {"use_global": True}}], ids=str)
 def test_training_is_the_same_with_every_unit(options):
-    plain, fused = _network(blocks=1, **options), _network(blocks=1, **options)
-    plain.hybridize(static_alloc=True, static_shape=True)
-    hybridize(fused, SHAPE, CPU)
+    plain, fused = _plain_and_fused(blocks=1, **options)
     # More steps would magnify differences of rounding; a wrong gradient shows in two.
     for expected, found in zip(_trained(plain, 2), _trained(fused, 2)):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -108,9 +114,7 @@ def test_training_is_the_same_on_older_processors(isa):
 
 @pytest.mark.parametrize("activation", ["relu", "ChaATAC"])
 def test_the_papers_network_trains_to_the_same_bits(activation):
-    plain, fused = (_network(activation=activation, blocks=1) for _ in range(2))
-    plain.hybridize(static_alloc=True, static_shape=True)
-    hybridize(fused, SHAPE, CPU)
+    plain, fused = _plain_and_fused(activation=activation, blocks=1)
     for expected, found in zip(_trained(plain), _trained(fused)):
         np.testing.assert_array_equal(found, expected)
 
@@ -206,9 +210,7 @@ def test_elsewhere_the_network_is_compiled_as_it_is(monkeypatch, contexts, dtype
     ("resnet18", {"attention": "SE", "width": 0.5}),
     ("resnet50", {"attention": "CBAM", "width": 0.25})], ids=str)
 def test_other_networks_train_alike(name, options):
-    plain, fused = (_network(name, classes=10, **options) for _ in range(2))
-    plain.hybridize(static_alloc=True, static_shape=True)
-    hybridize(fused, SHAPE, CPU)
+    plain, fused = _plain_and_fused(name, classes=10, **options)
     assert _operators(fused._cached_graph[1])["_contrib_BatchNormWithReLU"] > 0
     for expected, found in zip(_trained(plain, 1), _trained(fused, 1)):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
