@@ -26,7 +26,7 @@ from .errors import UserError
 from .files import read_json, sha256, sync_folder, temporary_path, write_json
 
 __all__ = ["CheckpointError", "SaveError", "save_checkpoint", "load_checkpoint", "list_checkpoints",
-           "array_files"]
+           "array_files", "newest_state", "other_version"]
 
 _NAME = re.compile(r"step-(\d{9})")
 _ARRAY_FILES = ("net.params", "optimizer.params")
@@ -234,6 +234,11 @@ def newest_state(folder, warn):
         raise CheckpointError(f"every checkpoint in {folder} is damaged; start anew with "
                               "--overwrite")
     return None
+
+
+def other_version(path):
+    """The error of a checkpoint whose state lacks something that this version reads."""
+    return CheckpointError(f"checkpoint {path} was written by another version")
 
 
 def load_checkpoint(path, state, net, trainer, files=None):

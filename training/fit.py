@@ -6,7 +6,7 @@ saves, and can be taken up again where it was left.
 import io
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import mxnet_compat  # noqa: F401  (comes before mxnet)
@@ -16,11 +16,11 @@ from params_format import check_params
 
 from . import interruption
 from .checkpoint import (
-    CheckpointError,
     SaveError,
     array_files,
     load_checkpoint,
     newest_state,
+    other_version,
     save_checkpoint,
     save_errors,
 )
@@ -37,6 +37,7 @@ from .files import replacing, sha256, write_json
 from .finite import all_finite
 from .history import History, batch_line, draw_curves, epoch_lines
 from .loss_scale import LossScale
+from .position import Position
 from .progress import Progress
 from .workers import Alone, averaged, set_running_statistics, total
 
@@ -92,24 +93,15 @@ class FitOptions:
 
 
 @dataclass
-class _Position:
-    """Where a run stands; everything of it that is not an array. Travels in checkpoints."""
+class _Position(Position):
+    """Where a training run stands."""
 
-    epoch: int = 0
-    totals: Totals = field(default_factory=Totals)
-    rows: list = field(default_factory=list)
     best: dict = None
     waited: int = 0
     factor: float = 1.0
     plateau_waited: int = 0
     finished: bool = False
     scaling: dict = None
-
-    @classmethod
-    def from_state(cls, state):
-        values = {name: state[name] for name in cls.__dataclass_fields__}
-        values["totals"] = Totals(**values["totals"])
-        return cls(**values)
 
 
 class Fit:
@@ -180,14 +172,14 @@ class Fit:
         self._check_steps(state)
         with self.workers.shared_files(array_files(path)) as files:
             extra = load_checkpoint(path, state, self.net, self.trainer, files)
+        self.position = _Position.from_state(path, state)
         try:
-            self.position = _Position.from_state(state)
             if self.workers.count > 1:
                 self.position.totals = Totals(**state["all_totals"][self.workers.rank])
             if "statistics" in extra:
                 set_running_statistics(self.net, extra["statistics"][self.workers.rank].asnumpy())
         except (KeyError, TypeError):
-            raise CheckpointError(f"checkpoint {path} was written by another version") from None
+            raise other_version(path) from None
         if self.plateau:
             self.plateau.factor = self.position.factor
             self.plateau.waited = self.position.plateau_waited
@@ -309,12 +301,7 @@ class Fit:
         val = evaluate_together(self.workers, self.predictor, self.val_batches, self.normalize,
                                 self.contexts)
         totals = self._all_totals()
-        row = {"epoch": position.epoch, "lr": self._rate(totals.step - 1),
-               "train_loss": totals.loss / totals.images,
-               "train_accuracy": totals.correct / totals.images, "val_loss": val["loss"],
-               "val_accuracy": val["accuracy"], "val_top5_accuracy": val["top5_accuracy"],
-               "images_per_s": totals.images / totals.seconds, "seconds": totals.seconds}
-        position.rows.append(row)
+        row = position.finish_epoch(self._rate(totals.step - 1), totals, val)
         improved = position.best is None or row["val_accuracy"] > position.best["val_accuracy"]
         if improved:
             position.best = row
@@ -322,8 +309,6 @@ class Fit:
         if self.plateau:
             self.plateau.update(improved)
             position.factor, position.plateau_waited = self.plateau.factor, self.plateau.waited
-        position.epoch += 1
-        position.totals = Totals()
         stopped = 0 < self.options.early_stop <= position.waited
         position.finished = stopped or position.epoch >= self.options.num_epochs
         for line in epoch_lines(row, self.options.style):

@@ -16,9 +16,10 @@ from mxnet import autograd, nd
 
 from . import interruption
 from .checkpoint import SaveError, load_checkpoint, newest_state, save_checkpoint
-from .epoch import Step, Totals, copy_parameters, evaluate, train_epoch
+from .epoch import Step, copy_parameters, evaluate, train_epoch
 from .errors import UserError
 from .history import History, draw_curves, epoch_line
+from .position import Position
 from .progress import Progress
 from .search_history import draw_weights, structure_rows, write_structure_rows
 
@@ -64,19 +65,10 @@ class SearchOptions:
 
 
 @dataclass
-class _Position:
-    """Where a search stands; everything of it that is not an array. Travels in checkpoints."""
+class _Position(Position):
+    """Where a search stands."""
 
-    epoch: int = 0
-    totals: Totals = field(default_factory=Totals)
-    rows: list = field(default_factory=list)
     structure: list = field(default_factory=list)
-
-    @classmethod
-    def from_state(cls, state):
-        values = {name: state[name] for name in cls.__dataclass_fields__}
-        values["totals"] = Totals(**values["totals"])
-        return cls(**values)
 
 
 def _endless(batches, start):
@@ -132,7 +124,7 @@ class Search:
             return False
         path, state = found
         load_checkpoint(path, state, self.net, [self.trainer, self.alpha_trainer])
-        self.position = _Position.from_state(state)
+        self.position = _Position.from_state(path, state)
         self.log.info(f"resumed from {path}: epoch {self.position.epoch}, "
                       f"step {self.position.totals.step}")
         return True
@@ -228,17 +220,10 @@ class Search:
         position, totals = self.position, self.position.totals
         copy_parameters(self.net, self.predictor)
         val = evaluate(self.predictor, self.val_batches, self.normalize, self.contexts)
-        row = {"epoch": position.epoch, "lr": self._rate(totals.step - 1),
-               "train_loss": totals.loss / totals.images,
-               "train_accuracy": totals.correct / totals.images, "val_loss": val["loss"],
-               "val_accuracy": val["accuracy"], "val_top5_accuracy": val["top5_accuracy"],
-               "images_per_s": totals.images / totals.seconds, "seconds": totals.seconds}
-        position.rows.append(row)
+        row = position.finish_epoch(self._rate(totals.step - 1), totals, val)
         alphas = nd.stack(*(alpha.data(self.contexts[0]) for alpha in self.alphas)).asnumpy()
-        position.structure += structure_rows(position.epoch, self.space.operations,
+        position.structure += structure_rows(row["epoch"], self.space.operations,
                                              self.space.weights(self.net), alphas)
-        position.epoch += 1
-        position.totals = Totals()
         self.log.info(epoch_line(row))
         self._checkpoint()
         self.write()
