@@ -54,12 +54,16 @@ study: env
 		--gallery reports/attention/gallery.png --out reports/attention
 
 # Speed, side by side, with PyTorch in an environment of its own; for a machine at rest.
-.venv-torch/bin/python: benchmarks/requirements-torch.txt
+# TORCH_INDEX=URL of PyTorch's wheels for CPUs spares the CUDA libraries' gigabytes.
+.venv-torch/.installed: benchmarks/requirements-torch.txt | env-dev
+	@.venv/bin/python -c "import sys; sys.exit('error: the PyTorch of make bench needs Python \
+	3.10 or later: rm -r .venv; make bench PYTHON=python3.11' if sys.version_info < (3, 10) else 0)"
 	.venv/bin/python -m venv .venv-torch
-	.venv-torch/bin/python -m pip install -q -r $<
+	.venv-torch/bin/python -m pip install -q -r $< \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	touch $@
 
-bench: env-dev .venv-torch/bin/python
+bench: env-dev .venv-torch/.installed
 	.venv/bin/python -m pip install -q --no-deps -r requirements-openvino.txt
 	.venv/bin/python -m benchmarks.bench $(if $(ONLY),--only $(ONLY)) \
 		$(if $(DATA_DIR),--data-dir $(DATA_DIR))

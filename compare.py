@@ -103,12 +103,14 @@ def grid_axes(options):
 
 def train_grid(options, axes, training):
     """Train a grid's runs; their exit code and folders."""
-    from reporting.grid import make_cells, prepare, read_grid, train_cells
+    from reporting.grid import check_baseline, make_cells, prepare, read_grid, train_cells
 
     out = make_folder(options.out)
     shared, grids = read_grid(options.grid) if options.grid else ({}, [axes])
     cells = make_cells(out.resolve().name, shared, grids)
     prepare(cells, training, out / "cells")
+    if options.baseline and not options.group:    # a group's name may be the baseline, too
+        check_baseline(cells, options.baseline)
     if options.finished:
         return 0, finished_folders(cells)
     code = train_cells(cells, training, lambda line: print(line, flush=True))

@@ -199,11 +199,17 @@ def differs(released, scores):
 
 def open_data(options, description):
     """The data set and batches of its test images."""
-    described = description.get("dataset", {})
+    try:
+        return _open_data(options, description.get("dataset", {}))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _open_data(options, described):
     name = options.dataset or described["name"]
-    if name in list_datasets() or not (options.use_rec or options.dataset == "imagenet"
-                                       or "image_size" in described
-                                       and described["image_size"] != 32):
+    photos = (options.use_rec or name.lower() == "imagenet" or name == described.get("name")
+              or described.get("image_size", 32) != 32)
+    if name.lower() in list_datasets() or not photos:
         if options.crops != 1:
             raise UserError("--crops is for ImageNet-like data")
         from data import get_dataset

@@ -79,6 +79,9 @@ def main(argv=None):
 
     net = load_network(options.params, description, options.classes, [mx.cpu()])
     size = image_size(options, description)
+    if data is not None and data[0].image_size != size:
+        raise UserError(f"the file would be for images of {size} pixels, the test images have "
+                        f"{data[0].image_size}: leave out --check and --int8")
     if options.format == "mxnet":
         write_mxnet(net, outputs, size)
         return 0
@@ -114,6 +117,8 @@ def find_outputs(options):
     """The files to write; raises UserError if one is in the way."""
     base = Path(options.output or Path(options.params).with_suffix(
         ".onnx" if options.format == "onnx" else "")).expanduser()
+    if base.is_dir():
+        raise UserError(f"{base} is a folder; name a file with --output")
     if options.format == "mxnet":
         outputs = [base.with_name(f"{base.name}-symbol.json"),
                    base.with_name(f"{base.name}-0000.params")]

@@ -3,6 +3,7 @@
 
     python gradcam.py --run demo --count 9 --gates --faithfulness 100
 """
+import os
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def make_parser():
         help="runs of the training scripts: their best params")
     add("--save-dir", default="params", metavar="DIR", help="where runs keep their params")
     add = parser.add_argument_group("images").add_argument
-    add("--count", type=positive_int, default=9, metavar="N", help="the first N test images")
+    add("--count", type=positive_int, metavar="N", help="the first N test images (default: 9)")
     add("--indices", type=indices, metavar="I,J", help="these test images, numbered from 0")
     add("--images", nargs="+", metavar="PATH",
         help="image files, or folders of them; a file in a folder with a class's name belongs "
@@ -72,7 +73,7 @@ def main(argv=None):
                                 for run in options.run)]
     check(options, output, paths)
     set_threads()
-    context = select_contexts(options.gpus, options.num_gpus)[0]
+    context = one_device(options)
 
     from explain import report
     from explain.networks import class_index, load_subjects
@@ -103,6 +104,9 @@ def main(argv=None):
             print(f"faithfulness: {path}", markdown(rows), sep="\n\n")
     except ValueError as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or output.parent}: "
+                        f"{error.strerror}") from None
     return 0
 
 
@@ -116,6 +120,19 @@ def check(options, output, paths):
         raise UserError(f"--output must end in .png: {output}")
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent} for --output")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise UserError(f"--output: {output} cannot be written")
+    if options.count and (options.images or options.indices):
+        raise UserError("--count takes the first test images: it has no meaning with --images or "
+                        "--indices")
+
+
+def one_device(options):
+    """The device to compute on."""
+    contexts = select_contexts(options.gpus, options.num_gpus)
+    if len(contexts) > 1:
+        raise UserError("one device looks into the networks: name one GPU with --gpus")
+    return contexts[0]
 
 
 def get_pictures(options, data, load_data):
@@ -129,7 +146,7 @@ def get_pictures(options, data, load_data):
                                  data["class_names"])
         return pictures, lambda n: np.stack([picture.pixels for picture in pictures[:n]])
     dataset = load_data()
-    chosen = options.indices or range(min(options.count, len(dataset.test)))
+    chosen = options.indices or range(min(options.count or 9, len(dataset.test)))
     return dataset_pictures(dataset, chosen), lambda n: dataset.test.images[:n]
 
 

@@ -6,6 +6,7 @@
 
 The first writes logs/<run>/structure.json, the second trains what was found from scratch.
 """
+import shlex
 import sys
 import time
 from functools import partial
@@ -19,6 +20,7 @@ from training.options import (
     add_cifar_network_options,
     add_device_options,
     add_run_options,
+    as_arguments,
     fraction,
     natural,
     non_negative,
@@ -85,10 +87,10 @@ def main(argv=None):
     options.name = options.name or (f"{what}-{options.dataset}-{description['model']}-{kind}-"
                                     f"seed{options.seed}")
     run = open_run(options)
-    found = partial(write_structure, options, run, description["model"], kind, unit_options)
+    found = partial(write_structure, options, run, description, kind, unit_options)
     if not options.random:
         return search(options, run, description, kind, unit_options, found)
-    operations = as_user_error(random_operations, options, description)
+    operations = as_user_error(random_operations, options, description, kind, unit_options)
     create_run(options, run)
     log = open_log(run.log_file)
     try:
@@ -145,34 +147,50 @@ def build_searchable(description, kind, unit_options, classes):
     return net
 
 
-def random_operations(options, description):
+def random_operations(options, description, kind, unit_options):
     """One operation for each block, all equally likely."""
     from data.streams import bit_stream
     from model.structure import OPERATIONS
 
-    blocks = build_searchable(description, "CBAM", {}, None).num_blocks
+    blocks = build_searchable(description, kind, unit_options, None).num_blocks
     words = bit_stream(options.seed, "random structure").random_raw(blocks)
     return [OPERATIONS[int(word) % len(OPERATIONS)] for word in words]
 
 
-def write_structure(options, run, network, kind, unit_options, log, operations, weights=None):
+def write_structure(options, run, description, kind, unit_options, log, operations, weights=None):
     """Write structure.json, and say what to do with it."""
     from model.structure import Structure
     from training.files import write_json
+    from training.loop import SaveFailed
     from training.session import write_config
 
     record = {key: value for key, value in vars(options).items() if value is not None}
     if weights is not None:
         record["weights"] = [[float(value) for value in row] for row in weights]
-    path = run.logs / "structure.json"
+    path = run.structure
     write_config(run, options)
-    write_json(path, Structure(network, kind, operations, unit_options, record).content())
+    structure = Structure(description["model"], kind, operations, unit_options, record)
+    try:
+        write_json(path, structure.content())
+    except OSError as error:
+        raise SaveFailed(f"cannot write {path}: {error.strerror}. Make room, and call the same "
+                         "again with --resume") from None
     log.info(f"structure: {path}")
-    same = [f"--{name.replace('_', '-')} {getattr(options, name)}" for name in (
-        "dataset", "data_dir", "limit_train", "width", "blocks", "act_type", "reduction")
-        if getattr(options, name)]
-    log.info(f"train it:  python train_cifar.py --model {network} --structure {path} "
-             + " ".join(same))
+    log.info(f"train it:  {training_command(options, description, path)}")
+
+
+def training_command(options, description, structure):
+    """What trains a structure in the network, and on the data, of its search."""
+    from model.zoo import script_options
+
+    # What was not given is the network's own there, too.
+    network = {name: value for name, value in script_options(description).items()
+               if getattr(options, name) is not None}
+    data = {name: getattr(options, name) for name in ("dataset", "data_dir", "data_url",
+                                                      "limit_train")
+            if getattr(options, name) is not None}
+    return shlex.join(["python", "train_cifar.py", "--model", description["model"],
+                       "--structure", str(structure), *as_arguments({**network, **data})])
 
 
 # ---- the search --------------------------------------------------------------------------------
@@ -212,7 +230,6 @@ def search(options, run, description, kind, unit_options, found):
         for line in structure_table(SEARCHED, weights, [derive(row) for row in weights]):
             log.info(line)
         log.info(f"took {format_seconds(time.monotonic() - start)}")
-        looking.write()
         found(log, operations, weights)
         log.info(f"weights:   {run.logs / 'alphas.csv'}, {run.logs / 'structure.png'}")
     except interruption.Interrupted as stop:
@@ -236,9 +253,17 @@ def make_batches(options, global_batch_size):
                        mean=dataset.mean, prefetch=options.num_data_workers)
     test = Batches(dataset.test, global_batch_size, train=False,
                    prefetch=options.num_data_workers)
+    if not options.alpha_split:
+        batches = training(dataset.train, seed=options.seed)
+        if len(batches) < 2:
+            raise ValueError(f"{len(dataset.train):,} training images are one batch of "
+                             f"{global_batch_size:,}, and every second one is the structure's: "
+                             "take a smaller --batch-size, more images, or --alpha-split")
+        return dataset, batches, None, test
     held_out = round(options.alpha_split * len(dataset.train))
     if not held_out:
-        return dataset, training(dataset.train, seed=options.seed), None, test
+        raise ValueError(f"--alpha-split {options.alpha_split:g} of {len(dataset.train):,} "
+                         "training images is none of them: take a larger share")
     order = permutation(len(dataset.train), options.seed, "alpha split")
     # Another seed: the two parts are not to be augmented alike.
     return (dataset, training(dataset.train.take(order[held_out:]), seed=options.seed),

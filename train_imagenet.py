@@ -111,15 +111,14 @@ def check(options):
         raise UserError("--teacher-params has no meaning without --teacher")
     if options.final_drop and options.drop_rate:
         raise UserError("--final-drop and --drop-rate are the same: give one")
-    if options.pretrained and options.resume_from:
-        raise UserError("--pretrained and --resume-from both say where to start: give one")
 
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     options = parser.parse_args(argv)
-    check(options)
+    if options.pretrained and options.resume_from:
+        raise UserError("--pretrained and --resume-from both say where to start: give one")
     set_threads()
     join(options.join_timeout)
 
@@ -136,6 +135,7 @@ def describe(options):
     """The network that the options ask for, and where its weights come from."""
     from model import zoo
 
+    check(options)
     if options.act_type is None and options.model.lower().endswith("_v1b"):
         options.act_type = "ChaATAC"
     if options.drop_rate:
@@ -201,27 +201,29 @@ def make_objective(options, classes, contexts):
 
 def load_teacher(options, classes, contexts):
     """The teacher: described by the JSON beside its file, else by its name alone."""
-    import mxnet as mx
+    from mxnet import nd
 
-    from model.zoo import MODELS, build, load_weights
+    from model.zoo import MODELS, load_weights
+    from trained import check_description, load_network
     from training.files import read_json
 
     path = options.teacher_params
     description = {"model": options.teacher, "options": {}}
     beside = os.path.splitext(path)[0] + ".json" if path else ""
     if beside and os.path.isfile(beside):
-        description = read_json(beside)
-    if description["model"].lower() in {name.lower() for name in MODELS.names()} and path:
-        net = build(description, classes)
+        description = check_description(read_json(beside), beside)
+        if description["model"].lower() != options.teacher.lower():
+            raise ValueError(f"{beside} says that the file holds {description['model']}, not the "
+                             f"--teacher {options.teacher}")
+    if path and description["model"] in MODELS:
+        net = load_network(path, description, classes, contexts)
     else:
         net = _gluoncv_network(options.teacher, classes, released=not path)
-    if not path:
-        net.collect_params().reset_ctx(contexts)
-    else:
-        net.initialize(ctx=contexts)
-        size = options.input_size
-        net(mx.nd.zeros((1, 3, size, size), ctx=contexts[0]))    # settles deferred shapes
-        load_weights(net, path, contexts)
+        if path:
+            net.infer_shape(nd.zeros((1, 3, options.input_size, options.input_size)))
+            load_weights(net, path, contexts)
+        else:
+            net.collect_params().reset_ctx(contexts)
     if options.dtype != "float32":
         net.cast(options.dtype)
     if options.mode == "hybrid":

@@ -71,6 +71,13 @@ def check_description(description, path):
                 and (name == "mean" or min(values) > 0)):
             raise UserError(f"{path}: {name} of its data set must be three numbers"
                             + ("" if name == "mean" else " above 0"))
+    names, size = (description["dataset"].get(name) for name in ("class_names", "image_size"))
+    if not (names is None or (isinstance(names, list) and names
+                              and all(isinstance(name, str) for name in names))):
+        raise UserError(f"{path}: class_names of its data set must be a list of names")
+    if not (size is None or (isinstance(size, int) and 0 < size <= _LARGEST_OPTION)):
+        raise UserError(f"{path}: image_size of its data set must be a number of pixels, up to "
+                        f"{_LARGEST_OPTION}")
     figures = description.get("figures", {"val_accuracy": 0.0})
     if not (isinstance(figures, dict) and _is_number(figures.get("val_accuracy"))
             and isinstance(description.get("epoch", 0), int)

@@ -32,10 +32,12 @@ _ROOT = Path(__file__).resolve().parents[1]
 # Each contestant sets its own threads; the caller's settings would reach them all.
 _SETTINGS = ("OMP_", "MXNET_", "KMP_", "GOMP_", "MKL_", "DNNL_", "TORCH_")
 
-_TORCH = ("PyTorch eager", "PyTorch channels_last", "PyTorch compiled", "PyTorch bf16")
+_TORCH = ("PyTorch eager", "PyTorch channels_last", "PyTorch compiled", "PyTorch bf16",
+          "PyTorch compiled bf16")
 _EXPORTED = ("ours, ONNX Runtime", "ours, OpenVINO", "ours, OpenVINO bf16")
 _LINE_UP = {
-    "pipeline": ("ours", "reference style", "PyTorch eager", "PyTorch channels_last"),
+    "pipeline": ("ours", "reference style", "PyTorch eager", "PyTorch channels_last",
+                 "PyTorch compiled"),
     "step": ("ours", "reference style", *_TORCH),
     "inference": ("ours", *_EXPORTED, *_TORCH),
     "data": ("ours", "reference style", "PyTorch eager"),
@@ -162,15 +164,30 @@ def _first_step(script, options):
             process = subprocess.Popen(
                 [*script, "--blocks", "3", "--data-dir", options.data_dir, "--log-interval", "1",
                  "--save-dir", folder, "--log-dir", folder], stdout=other, stderr=other)
-            text = b""
-            while b"loss " not in text:
-                text += os.read(terminal, 4096)
-            seconds.append(time.perf_counter() - start)
-            process.kill()
-            process.wait()
-        os.close(terminal)
-        os.close(other)
+            os.close(other)    # so that the end of the process ends what is read
+            try:
+                _read_until(b"loss ", terminal)
+                seconds.append(time.perf_counter() - start)
+            finally:
+                process.kill()
+                process.wait()
+                os.close(terminal)
     return statistics.median(seconds)
+
+
+def _read_until(wanted, terminal):
+    """Read a terminal until it shows `wanted`; raises UserError if its process ends before."""
+    text = b""
+    while wanted not in text:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:    # what a terminal says when nobody holds its other end
+            part = b""
+        if not part:
+            lines = text.decode(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "no word")
+            raise UserError(f"train_cifar.py ended before its first step: {last}")
+        text += part
 
 
 # ---- what is written --------------------------------------------------------------------------

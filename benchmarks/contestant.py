@@ -27,6 +27,7 @@ CONTESTANTS = {
     "PyTorch channels_last": ("benchmarks.pytorch", "channels_last"),
     "PyTorch compiled": ("benchmarks.pytorch", "compiled"),
     "PyTorch bf16": ("benchmarks.pytorch", "bf16"),
+    "PyTorch compiled bf16": ("benchmarks.pytorch", "compiled bf16"),
 }
 
 

@@ -19,7 +19,7 @@ from training.device import physical_cores, set_threads
 from training.errors import run_script
 from training.options import Parser, positive_int
 
-# Quantity -> its values; the others stay at the middle of the range, as `_BASE` has them.
+# Quantity -> its values; the others stay as `_BASE` has them.
 _GROWING = {"batch_size": (32, 64, 128, 256), "blocks": (1, 2, 3, 5), "width": (1, 2, 4)}
 _BASE = {"batch_size": 128, "blocks": 1, "width": 1}
 _CHANNELS = (16, 16, 32, 64)

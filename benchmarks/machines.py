@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from training.errors import run_script
+from training.errors import UserError, run_script
 from training.machines import join, leave
 from training.options import positive_int
 
@@ -90,7 +90,8 @@ def measure(network, workers, options):
                "PYTHONPATH": str(root)}
     result = subprocess.run(list(map(str, command)), env=environ, text=True, capture_output=True)
     if result.returncode:
-        raise RuntimeError(result.stderr)
+        raise UserError(f"{network} with {workers or 'no'} workers failed: "
+                        f"{result.stderr.strip().splitlines()[-1]}")
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
@@ -104,10 +105,14 @@ def _isolate(argv):
         os.execvp(inner[0], [*inner, sys.executable, "-m", "benchmarks.machines", *argv])
 
 
+def _counts(text):
+    return [positive_int(part) for part in text.split(",")]
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.machines",
                                      description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", default="1,2", metavar="N,N")
+    parser.add_argument("--workers", type=_counts, default=[1, 2], metavar="N,N")
     parser.add_argument("--steps", type=positive_int, default=20, metavar="N")
     parser.add_argument("--batch-size", type=positive_int, default=32, metavar="N",
                         help="images per step and worker")
@@ -121,7 +126,7 @@ def main(argv=None):
     print("| network | parameters | workers | ms a step | images/s | MB a step | "
           "bytes per parameter and worker |\n|---|---:|---:|---:|---:|---:|---:|")
     for network in _NETWORKS:
-        for workers in (0, *map(int, options.workers.split(","))):
+        for workers in (0, *options.workers):
             found, count = measure(network, workers, options), max(workers, 1)
             print(f"| {network} | {found['parameters']:,} | {workers or 'no store'} | "
                   f"{found['ms']:.1f} | {1000 * count * options.batch_size / found['ms']:.0f} | "

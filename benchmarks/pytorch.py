@@ -49,11 +49,11 @@ class _Network:
         self.net = (CIFARResNet(workload.blocks, unit) if workload.blocks
                     else ResNet50V1b(unit, workload.classes))
         self.num_params = sum(p.numel() for p in self.net.parameters())
-        self.format = (torch.channels_last if mode in ("channels_last", "bf16")
+        self.format = (torch.channels_last if mode == "channels_last" or "bf16" in mode
                        else torch.contiguous_format)
         self.net.to(memory_format=self.format)
-        self.forward = torch.compile(self.net) if mode == "compiled" else self.net
-        self.autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode == "bf16")
+        self.forward = torch.compile(self.net) if "compiled" in mode else self.net
+        self.autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled="bf16" in mode)
 
     def __call__(self, images):
         with self.autocast:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import shutil
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,20 +39,21 @@ def make_parser():
     command.add_argument("folder", metavar="FOLDER", help="holds train/ and, usually, val/")
     command.add_argument("out", metavar="OUT", help="folder to make: train.rec, val.rec, "
                          "their .idx and .lst, synset.txt; skipped.txt if need be")
-    command.add_argument("--resize", type=int, default=480, metavar="PX",
+    command.add_argument("--resize", type=_natural, default=480, metavar="PX",
                          help="shrink the shorter side to this; never enlarges; 0 keeps the "
                               "size (default: 480)")
     command.add_argument("--quality", type=int, default=95, metavar="Q", choices=range(1, 101),
                          help="of the JPEGs, 1 to 100 (default: 95)")
-    command.add_argument("-j", "--num-workers", type=int, default=4, metavar="N",
+    command.add_argument("-j", "--num-workers", type=_natural, default=4, metavar="N",
                          help="threads (default: 4)")
-    command.add_argument("--seed", type=int, default=0, help="of the training records' order")
+    command.add_argument("--seed", type=_natural, default=0, metavar="N",
+                         help="of the training records' order")
     command.set_defaults(action=lambda o: pack(o.folder, o.out, o.resize, o.quality,
                                                o.num_workers, o.seed))
 
     command = commands.add_parser("verify", help="read and decode record by record")
     command.add_argument("out", metavar="OUT", help="folder with .rec files, or one .rec file")
-    command.add_argument("-j", "--num-workers", type=int, default=4, metavar="N",
+    command.add_argument("-j", "--num-workers", type=_natural, default=4, metavar="N",
                          help="threads (default: 4)")
     command.set_defaults(action=lambda o: verify(o.out, o.num_workers))
 
@@ -59,6 +61,27 @@ def make_parser():
     command.add_argument("rec", metavar="FILE.rec")
     command.set_defaults(action=lambda o: make_index(o.rec))
     return parser
+
+
+def _natural(text):
+    if not text.isdecimal() or int(text) >= 2 ** 31:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not '{text}'")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _writing(folder):
+    """Turn whatever a full or read-only disk makes of the block into a DataError."""
+    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    from mxnet import MXNetError
+
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write to {folder}: {error.strerror}") from None
+    except MXNetError:
+        raise DataError(f"cannot write to {folder}: a record is not on the disk as a whole; is "
+                        "it full?") from None
 
 
 class _Report:
@@ -125,7 +148,7 @@ def pack(folder, out, resize=480, quality=95, workers=4, seed=0, log=print):
     Raises
     ------
     DataError
-        If there is nothing to pack, or `out` is in use.
+        If there is nothing to pack, `out` is in use, or it cannot be written.
     """
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
     if not (folder / "train").is_dir():
@@ -143,14 +166,12 @@ def pack(folder, out, resize=480, quality=95, workers=4, seed=0, log=print):
                             f"({', '.join(strange[:3])} ...)")
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"cannot write to {out.parent}: {error.strerror}") from None
-    try:
-        _write_all(folder, partial, wnids, sets, (resize, quality), workers, log)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(partial, out)
+        with _writing(out.parent):
+            partial.mkdir(parents=True)
+            _write_all(folder, partial, wnids, sets, (resize, quality), workers, log)
+            if out.is_dir():
+                out.rmdir()
+            os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     log(f"packed into {out}")
@@ -272,7 +293,13 @@ def _problem(records, number, classes):
 
 
 def make_index(rec, log=print):
-    """Write the .idx file of a record file, atomically; returns 0."""
+    """Write the .idx file of a record file, atomically; returns 0.
+
+    Raises
+    ------
+    DataError
+        If the record file is missing or damaged, or the index cannot be written.
+    """
     import mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 
@@ -289,14 +316,18 @@ def make_index(rec, log=print):
             if record is None:
                 break
             lines.append(f"{mx.recordio.unpack(record)[0].id}\t{place.value}\n")
-    except mx.MXNetError as error:
+    except (mx.MXNetError, struct.error) as error:
         raise DataError(f"{rec} is damaged after {len(lines):,} records: "
                         f"{str(error).strip().splitlines()[-1]}") from None
     finally:
         reader.close()
     target = rec.with_suffix(".idx")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(lines))
-    os.replace(temporary, target)
+    try:
+        with _writing(target.parent):
+            temporary.write_text("".join(lines))
+            os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
     log(f"{target}: {len(lines):,} records")
     return 0

@@ -22,7 +22,8 @@ from data.streams import bit_stream, permutation, uniform
 __all__ = ["SUFFIXES", "FolderPhotos", "PhotoBatches", "decode", "list_photos",
            "random_part", "evaluation_crops"]
 
-SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"))
+SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif",
+                      ".ppm"))
 
 _JITTER, _NOISE = 0.4, 0.1
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
@@ -287,7 +288,11 @@ class PhotoBatches:
 
     def _photo(self, epoch, number):
         """Crop(s), channels first, and label of one photograph."""
-        content, label = self.photos.read(number)
+        try:
+            content, label = self.photos.read(number)
+        except OSError as error:
+            raise DataError(f"{self.photos.name(number)} cannot be read: "
+                            f"{error.strerror}") from None
         try:
             image = np.asarray(decode(content))
         except ValueError as error:

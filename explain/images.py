@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.photos import SUFFIXES, decode
 from training.errors import UserError
 
 __all__ = ["Picture", "dataset_pictures", "file_pictures", "image_files"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
 _SHOWN = 256    # pixels: side of what is kept of a file for drawing
 
 
@@ -61,7 +61,7 @@ def image_files(paths):
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
             if not inside:
                 raise UserError(f"the folder {path} holds no image files")
             found += inside
@@ -87,13 +87,11 @@ def file_pictures(paths, size, class_names):
 
 
 def _file_picture(path, size, class_names):
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image).convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError,
-            SyntaxError) as error:
+        image = decode(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     resample = Image.Resampling.LANCZOS
     pixels = np.asarray(ImageOps.fit(image, (size, size), resample))

@@ -84,7 +84,7 @@ def load_subjects(paths, options, context):
     for path, label, description in zip(paths, _labels(paths, descriptions),
                                         descriptions):
         data = description.get("dataset", {})
-        if not all(key in data for key in _KEYS):
+        if any(data.get(key) is None for key in _KEYS):
             data = {key: getattr(load_data(), key) for key in _KEYS}
         _check_same(subjects, label, data)
         net = load_network(path, description, len(data["class_names"]), [context])

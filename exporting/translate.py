@@ -99,13 +99,17 @@ class Translation:
         """What MXNet's exporter makes of a node, its inputs spread to their full shapes."""
         if node["op"] not in self.theirs:
             raise Unexportable(f"{current.what} has no counterpart in ONNX here")
+        if current.is_true("exclude"):
+            # MXNet's exporter reads over it.
+            raise Unexportable(f"{current.what} excludes axes: name those that it is over")
         names = [current.full(k) for k in range(len(node["inputs"]))]
         if names != current.inputs:
             lookup = {tuple(source[:2]): name for source, name in zip(node["inputs"], names)}
             kwargs = {**kwargs, "outputs_lookup": _Renamed(kwargs["outputs_lookup"], lookup)}
         try:
             result = self.theirs[node["op"]](node, **kwargs)
-        except (NotImplementedError, AttributeError, AssertionError) as error:
+        except (NotImplementedError, AttributeError, AssertionError, LookupError, TypeError,
+                ValueError) as error:
             raise Unexportable(f"{current.what} cannot be written as ONNX: "
                                f"{' '.join(map(str, error.args))}") from None
         nodes, dtypes = result if isinstance(result, tuple) else (result, None)
@@ -199,9 +203,17 @@ class _Node:
         return int(self.attrs.get(attribute, default)) % len(self.shapes(k)[0])
 
     def axes(self, k):
-        """The axes of input `k` that the attribute names, counted from the front; maybe none."""
+        """The axes of input `k` that a reduction is over, counted from the front."""
         given = self.attrs.get("axis", "()").strip("()[] ").replace("None", "")
-        return [int(axis) % len(self.shapes(k)[0]) for axis in given.split(",") if axis.strip()]
+        every = range(len(self.shapes(k)[0]))
+        named = [int(axis) % len(every) for axis in given.split(",") if axis.strip()]
+        if self.is_true("exclude"):
+            return [axis for axis in every if axis not in named] if named else list(every)
+        return named or list(every)
+
+    def is_true(self, attribute):
+        """Whether an attribute, False if it is not there, is true."""
+        return self.attrs.get(attribute, "False") in ("True", "1")
 
     # ---- emitting ----
 
@@ -306,6 +318,8 @@ def _square(node):
 
 @translates("Dropout")
 def _dropout(node):
+    if node.attrs.get("mode") == "always":
+        raise Unexportable(f"{node.what} draws at random also in prediction")
     return node.finish("Identity", node.inputs[:1], node.stored(0))
 
 
@@ -419,6 +433,8 @@ def _arange_like(node):
     length, count = node.out_shapes[0][0], node.out_shapes[1][0]
     if node.out_rank != 1 or length != count:
         raise Unexportable(f"{node.what} depends on the number of images")
+    if node.attrs.get("repeat", "1") != "1":
+        raise Unexportable(f"{node.what} repeats its numbers")
     start, step = (float(node.attrs.get(name, default))
                    for name, default in (("start", 0), ("step", 1)))
     return node.finish("Identity", [node.constant(start + step * np.arange(length), np.float32)])
@@ -436,9 +452,11 @@ def _sum(node):
         if sizes[0] != sizes[1]:
             raise Unexportable(f"{node.what} adds up over the images")
         return node.uniform(node.value(0) * math.prod(sizes[0]))
-    if not axes or node.attrs.get("exclude", "False") in ("True", "1"):
-        return NotImplemented
-    keep = int(node.attrs.get("keepdims", "False") in ("True", "1"))
+    if not axes:
+        return node.finish("Identity", [node.full(0)])
+    keep = int(node.is_true("keepdims"))
+    if len(axes) == len(node.shapes(0)[0]) and not keep:
+        return NotImplemented    # MXNet's result has one axis, ONNX's none
     # MXNet's exporter computes the shape of a mean in the graph.
     if node.op == "mean":
         return node.finish("ReduceMean", [node.full(0)], axes=axes, keepdims=keep)
@@ -500,8 +518,9 @@ def _pick(node):
 def _im2col(node):
     """Each value of each window as a channel: a convolution with kernels of a single one."""
     channels = node.shapes(0)[0][1]
-    pair = {name: [int(v) for v in node.attrs[name].strip("()[]").split(",")]
-            for name in ("kernel", "stride", "dilate", "pad")}
+    pair = {name: [int(v) for v in node.attrs.get(name, default).strip("()[]").split(",")]
+            for name, default in (("kernel", None), ("stride", "1, 1"), ("dilate", "1, 1"),
+                                  ("pad", "0, 0"))}
     points = math.prod(pair["kernel"])
     kernels = np.tile(np.eye(points, dtype=np.float32), (channels, 1))
     weight = node.constant(kernels.reshape(-1, 1, *pair["kernel"]), np.float32)

@@ -13,6 +13,7 @@ Every unit maps (N, C, H, W) to the same shape, for any H and W. Children keep t
 structural names of the authors' code (``module.0.weight`` ...), so its files load.
 """
 from functools import partial
+from numbers import Integral
 
 from mxnet.gluon import nn
 
@@ -59,8 +60,15 @@ def list_activations():
 def check_positive(**values):
     """Raise ValueError unless every given value is an integer of at least 1."""
     for name, value in values.items():
-        if isinstance(value, bool) or int(value) != value or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a positive integer, not {value!r}")
+
+
+def check_rate(**values):
+    """Raise ValueError unless every given value lies in [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), not {value!r}")
 
 
 def same_padding(kernel_size, dilation=1):
@@ -330,6 +338,7 @@ def _register_gluon(name, build_block):
     def build(channels, **options):
         check_positive(channels=channels)
         return build_block(**options)
+    build.__wrapped__ = build_block    # so that its options are known
 
 
 _register_gluon("relu", partial(nn.Activation, "relu"))

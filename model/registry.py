@@ -95,7 +95,8 @@ class Registry:
     def _check_options(self, name, factory, options):
         parameters = inspect.signature(factory).parameters.values()
         takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-        if takes_any and not inspect.isclass(factory):
+        block = inspect.unwrap(factory)
+        if takes_any and not inspect.isclass(getattr(block, "func", block)):
             return
         # The **kwargs of a block go to Gluon, which knows these two.
         known = [p.name for p in parameters

@@ -316,7 +316,7 @@ def aa_resnet50(layers=LAYERS[50], input_size=224, **kwargs):
         As in `ResNetV1b` (``classes``, ``activation``, ...), without ``depth``.
     """
     check_positive(input_size=input_size)
-    # Strides of the attended maps: 8 and then halved, 16, 32; dilated, all are halved twice.
+    # Strides of the attended maps: 8, pooled to 16, then 16 and 32; dilated, these two are 8.
     strides = (None, 16, 8, 8) if kwargs.get("dilated") else (None, 16, 16, 32)
 
     def build(i, channels, stride, dilation):

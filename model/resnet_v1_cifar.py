@@ -9,7 +9,7 @@ from functools import partial
 
 from mxnet.gluon import nn
 
-from .activation import ACTIVATIONS, check_positive
+from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
 from .layers import GlobalMean, conv1x1, conv3x3
 from .slots import is_sequence, unit_factory, units_by_block, units_by_position
@@ -193,6 +193,7 @@ class ResNetV1CIFAR(nn.HybridBlock):
         if depth not in _DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, _DEPTHS))}, not {depth}")
         check_positive(classes=classes)
+        check_rate(drop_rate=drop_rate)
         block, layers = _DEPTHS[depth]
         slots = _attention_slots(attention, attention_at)
         stem_channels, *stage_channels = _channels(width, block.expansion)

@@ -16,7 +16,7 @@ from functools import partial
 from gluoncv.model_zoo import resnetv1b
 from mxnet.gluon import contrib, nn
 
-from .activation import ACTIVATIONS, check_positive
+from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
 from .registry import Registry
 from .slots import unit_factory, units_by_position
@@ -170,7 +170,7 @@ def _normalised_unit(registry, what, options, norm):
     factory = registry.resolve(what)
     accepted = inspect.signature(factory).parameters
     own = {name: value for name, value in norm.items() if name in accepted}
-    return unit_factory(registry, factory, {**own, **(options or {})})
+    return unit_factory(registry, what, {**own, **(options or {})})
 
 
 class ResNetV1b(resnetv1b.ResNetV1b):
@@ -262,8 +262,7 @@ def _check(depth, classes, stem_width, final_drop, layers):
     if depth not in LAYERS:
         raise ValueError(f"depth must be one of {', '.join(map(str, LAYERS))}, not {depth!r}")
     check_positive(classes=classes, stem_width=stem_width)
-    if not 0 <= final_drop < 1:
-        raise ValueError(f"final_drop must lie in [0, 1), not {final_drop!r}")
+    check_rate(final_drop=final_drop)
     layers = LAYERS[depth] if layers is None else tuple(layers)
     if len(layers) != 4:
         raise ValueError(f"layers must name the blocks of 4 stages, not {len(layers)}")

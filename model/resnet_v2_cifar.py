@@ -7,7 +7,7 @@ three stages of b blocks each, channels 16-16-32-64. "ResNet-20" is b = 3.
 from mxnet import autograd, nd
 from mxnet.gluon import nn
 
-from .activation import ACTIVATIONS, check_positive
+from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
 from .layers import GlobalMean, conv1x1, conv3x3
 from .slots import unit_factory, units_by_block, units_by_position
@@ -143,6 +143,7 @@ class ResNetV2CIFAR(nn.HybridBlock):
                  drop_rate=0.0, channels=(16, 16, 32, 64), **kwargs):
         super().__init__(**kwargs)
         check_positive(blocks=blocks, classes=classes)
+        check_rate(drop_rate=drop_rate)
         unit = unit_factory(ACTIVATIONS, activation, act_options)
         plain = unit_factory(ACTIVATIONS, replace_act)
         self.num_blocks = blocks * (len(channels) - 1)

@@ -189,7 +189,7 @@ _ALIASES = {"atac": "resnet_v2_cifar"}
 
 # Script options that a network takes: ours -> the network's.
 _NETWORK_OPTIONS = {"act_type": "activation", **{name: name for name in (
-    "blocks", "act_layers", "act_order", "replace_act", "act_last", "attention", "attention_at",
+    "blocks", "act_layers", "act_order", "replace_act", "attention", "attention_at",
     "width", "stem", "drop_rate", "last_gamma", "deep_stem", "avg_down", "dilated",
     "final_drop", "norm_layer")}}
 # Script options that go to the unit of a slot: the first slot whose unit takes it.
@@ -242,6 +242,8 @@ def get_model(name, classes=None, **options):
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}; it has "
                          f"{', '.join(sorted(known))}")
+    if options.get("attn_options") and not options.get("attention"):
+        raise ValueError("attn_options are of an attention unit: name one with attention")
     if classes is not None:
         options["classes"] = classes
     return factory(**options)
@@ -289,9 +291,36 @@ def describe(options):
     _add_unit_options(chosen, given)
     if "blocks" in known:
         chosen.setdefault("blocks", known["blocks"].default)
+    if "attention_at" in chosen and not ("attention" in chosen or "structure" in given):
+        raise ValueError("--attention-at says where --attention goes: name the unit, too")
     if "structure" in given:
         chosen["structure"] = _read_structure(given["structure"], name, chosen)
     return {"model": name, "options": chosen}
+
+
+def script_options(description):
+    """The options of a script that `describe` turns into a description; its inverse.
+
+    Parameters
+    ----------
+    description : dict
+        Without a structure.
+
+    Returns
+    -------
+    dict
+        Names as in `argparse` -> values; ``model`` is not among them.
+    """
+    options = description["options"]
+    found = {ours: options[theirs] for ours, theirs in _NETWORK_OPTIONS.items()
+             if theirs in options}
+    for ours, (theirs, *slots) in _UNIT_OPTIONS.items():
+        # Of the options that reach a slot, the one that is that slot's alone.
+        slot = slots[0]
+        of_unit = options.get(_SLOTS[slot][1], {})
+        if theirs in of_unit:
+            found[ours] = of_unit[theirs]
+    return found
 
 
 def _read_structure(path, name, chosen):
@@ -342,15 +371,26 @@ def _no_taker(option, slots, chosen):
     return f"{' and '.join(units)} {'have' if len(units) > 1 else 'has'} no option {option}"
 
 
-def build(description, classes):
+def build(description, classes, devices=1):
     """The network of a description, not initialized, with all shapes known.
+
+    Parameters
+    ----------
+    description : dict
+        ``model`` and ``options``.
+    classes : int
+    devices : int, default 1
+        How many train it together: a `SyncBatchNorm` waits for so many.
 
     Raises
     ------
     ValueError
         If the description names something unknown.
     """
-    net = get_model(description["model"], classes=classes, **description["options"])
+    options = dict(description["options"])
+    if str(options.get("norm_layer")).lower() == "syncbatchnorm":
+        options["norm_kwargs"] = {"num_devices": devices, **(options.get("norm_kwargs") or {})}
+    net = get_model(description["model"], classes=classes, **options)
     if any(0 in parameter.shape for parameter in net.collect_params().values()):
         # GluonCV leaves the input channels of its convolutions to the first forward pass.
         net.infer_shape(nd.zeros((1, 3, 64, 64)))

@@ -40,10 +40,10 @@ def evaluate_run(run, data_dir, contexts, datasets):
         raise UserError(f"no confusion matrix of {run.name}: there is no {path}")
     # The shapes are drawn: they take no folder.
     place = None if name.lower() == "shapes" else data_dir or run.config.get("data_dir")
-    if (name, place) not in datasets:
-        datasets[name, place] = get_dataset(name, place)
-    dataset = datasets[name, place]
     try:
+        if (name, place) not in datasets:
+            datasets[name, place] = get_dataset(name, place)
+        dataset = datasets[name, place]
         net = build(run.description, dataset.classes)
         load_weights(net, str(path), contexts)
     except (ValueError, TypeError) as error:

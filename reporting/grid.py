@@ -10,9 +10,10 @@ from pathlib import Path
 
 from training.errors import UserError
 from training.files import read_json, write_json
+from training.options import NOT_COMPUTING
 from training.progress import format_seconds
 
-from .runs import NOT_COMPUTING, DamagedRun, load_run
+from .runs import DamagedRun, load_run, units_text
 from .table import cost_of
 
 __all__ = ["Cell", "read_grid", "make_cells", "prepare", "train_cells"]
@@ -183,6 +184,15 @@ def _set_by(parser, argv):
     absent = object()
     parser.set_defaults(**dict.fromkeys(vars(parser.parse_args([])), absent))
     return {name for name, value in vars(parser.parse_args(argv)).items() if value is not absent}
+
+
+def check_baseline(cells, baseline):
+    """Raise UserError if neither a run nor the units of one have that name."""
+    units = dict.fromkeys(units_text(cell.description["options"]) for cell in cells)
+    names = {cell.name for cell in cells} | {each.lower() for each in units}
+    if baseline not in names and baseline.lower() not in names:
+        raise UserError(f"--baseline {baseline} is neither a run nor units of the grid; units are "
+                        f"{', '.join(units)}")
 
 
 def _check_stored(cell, options):

@@ -11,16 +11,10 @@ from statistics import median
 from training.errors import UserError
 from training.files import read_json
 from training.history import read_metrics
-from training.options import Parser, add_cifar_network_options
+from training.options import NOT_COMPUTING, Parser, add_cifar_network_options
 
-__all__ = ["NOT_COMPUTING", "FinishedRun", "Configuration", "DamagedRun", "load_run", "load_runs",
-           "configurations", "option_text"]
-
-# Options of a run that say how it ran or was called, not what it computed.
-NOT_COMPUTING = frozenset((
-    "config", "name", "resume", "overwrite", "summary", "gpus", "num_gpus", "num_data_workers",
-    "log_interval", "save_period", "keep", "checkpoint_every", "data_dir", "data_url",
-    "save_dir", "log_dir", "save_plot_dir", "logging_file"))
+__all__ = ["FinishedRun", "Configuration", "DamagedRun", "load_run", "load_runs",
+           "configurations", "option_text", "units_text"]
 
 # For runs whose params, and so whose description, are gone.
 _CLASSES = {"cifar10": 10, "cifar100": 100, "shapes": 10}
@@ -57,6 +51,8 @@ class FinishedRun:
         What the figures are of, and the best epoch is chosen by: "test" or "validation".
     test : dict
         ``last`` and ``best`` test accuracy, where they are not in the rows.
+    images_per_step : int, optional
+        Of all devices and workers together, where that is known.
     """
 
     name: str
@@ -69,6 +65,7 @@ class FinishedRun:
     best: dict
     val_name: str = "test"
     test: dict = field(default_factory=dict)
+    images_per_step: int = None
 
     @property
     def seed(self):
@@ -98,16 +95,16 @@ class FinishedRun:
     @property
     def units(self):
         """What fills the slots, in words."""
-        options = self.description["options"]
-        parts = [_unit_text(options.get("activation") or "default activation",
-                            options.get("act_options"))]
-        if "act_layers" in options and options.get("replace_act", "relu") != "relu":
-            parts[0] += f" over {options['replace_act']}"
-        if options.get("attention"):
-            parts.append(_unit_text(options["attention"], options.get("attn_options")))
-        if isinstance(options.get("structure"), dict):
-            parts.append(_structure_text(options["structure"]))
-        return " + ".join(parts)
+        return units_text(self.description["options"])
+
+    def accuracy(self, which):
+        """Accuracy at the ``last`` or ``best`` epoch: on the test images, where it is known."""
+        return self.test.get(which, getattr(self, which)["val_accuracy"])
+
+    @property
+    def accuracy_is_of(self):
+        """The images that `accuracy` is of: "test" or "validation"."""
+        return "test" if {"last", "best"} <= self.test.keys() else self.val_name
 
     @property
     def recipe(self):
@@ -117,13 +114,30 @@ class FinishedRun:
         an option that it does not use.
         """
         skipped = NOT_COMPUTING | _network_option_names() | {"seed", "structure"}
-        return {key: value for key, value in self.config.items() if key not in skipped and value}
+        recipe = {key: value for key, value in self.config.items() if key not in skipped and value}
+        # --batch-size is of each device and worker.
+        if self.images_per_step not in (None, self.config.get("batch_size")):
+            recipe["images_per_step"] = self.images_per_step
+        return recipe
 
 
 def _network_option_names():
     parser = Parser(add_help=False)
     add_cifar_network_options(parser, model=None)
     return {action.dest for action in parser._actions}
+
+
+def units_text(options):
+    """What fills the slots of a network with these options, in words."""
+    parts = [_unit_text(options.get("activation") or "default activation",
+                        options.get("act_options"))]
+    if "act_layers" in options and options.get("replace_act", "relu") != "relu":
+        parts[0] += f" over {options['replace_act']}"
+    if options.get("attention"):
+        parts.append(_unit_text(options["attention"], options.get("attn_options")))
+    if isinstance(options.get("structure"), dict):
+        parts.append(_structure_text(options["structure"]))
+    return " + ".join(parts)
 
 
 def _unit_text(unit, options):
@@ -176,7 +190,8 @@ def load_run(folder):
     params = _params_folder(folder, config)
     return FinishedRun(printable(folder.name), folder, params, _checked_config(config),
                        _description(params, config), rows, last, best,
-                       printable(result.get("val_name", "test")), _test_accuracies(result))
+                       printable(result.get("val_name", "test")), _test_accuracies(result),
+                       _images_per_step(result))
 
 
 def _read(reader, path, absent):
@@ -218,6 +233,13 @@ def _test_accuracies(result):
                 if which in test}
     except (KeyError, TypeError, ValueError):
         raise DamagedRun("is damaged: result.json holds no test accuracies") from None
+
+
+def _images_per_step(result):
+    count = result.get("images_per_step")
+    if not (count is None or isinstance(count, int)):
+        raise DamagedRun("is damaged: result.json does not say the images of a step")
+    return count
 
 
 def _checked_config(config):
@@ -370,8 +392,9 @@ def _configuration(group, members, differing, log):
         if same is not run:
             log(f"left out of means: {run.name} has the options and the seed of {same.name}")
     first = members[0]
-    options = " ".join(option_text(key, first.config[key]) for key in differing
-                       if first.config.get(key) is not None and first.config[key] is not False)
+    said = {**first.config, **first.recipe}
+    options = " ".join(option_text(key, said[key]) for key in differing
+                       if said.get(key) is not None and said[key] is not False)
     networks = {run.network for run in members}
     return Configuration(
         first.network if len(networks) == 1 else "several", first.units if group is None else

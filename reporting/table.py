@@ -223,18 +223,23 @@ def find_baselines(configurations, name):
 def _differences(configurations, name):
     """(configuration, baseline, Difference at the last epoch, at the best)."""
     for each, baseline in zip(configurations, find_baselines(configurations, name)):
-        if baseline is None or baseline is each:
-            continue
+        if baseline is None or baseline is each or _measured(each) != _measured(baseline):
+            continue    # accuracies on other images are no difference
         yield (each, baseline, *(paired_difference(_accuracy_by_seed(each, which),
                                                    _accuracy_by_seed(baseline, which))
                                  for which in ("last", "best")))
+
+
+def _measured(configuration):
+    """The images that the accuracies of a configuration are of."""
+    return set(configuration.values(lambda run: run.accuracy_is_of))
 
 
 def _accuracy_by_seed(configuration, which):
     """Seed -> accuracy, the mean where a group has several runs of a seed."""
     found = {}
     for run in configuration.runs:
-        found.setdefault(run.seed, []).append(getattr(run, which)["val_accuracy"])
+        found.setdefault(run.seed, []).append(run.accuracy(which))
     return {seed: mean(values).value for seed, values in found.items()}
 
 
@@ -253,6 +258,10 @@ def difference_table(configurations, name):
             for each, baseline, last, best in _differences(configurations, name)]
     notes = ["Percentage points of accuracy, paired by seed; the interval is Student's for the "
              "mean difference, and only there with two pairs or more."]
+    measured = set().union(*map(_measured, configurations))
+    if measured != {"test"}:
+        notes.append(f"Of accuracy on the {' or '.join(sorted(measured))} images, never of one "
+                     "with the other.")
     return _without_empty_columns(Table(f"Differences to {name}", header, rows, notes))
 
 

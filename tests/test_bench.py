@@ -29,7 +29,8 @@ def test_contestants_take_turns(real_cifar10, tmp_path):
 
 
 def test_a_contestant_that_fails_is_named(tmp_path):
-    result = _bench("--only", "data", "--rounds", 1, "--data-dir", tmp_path / "nothing", "--out",
+    (tmp_path / "data_batch_1.bin").write_bytes(b"")    # of a part nothing is downloaded
+    result = _bench("--only", "data", "--rounds", 1, "--data-dir", tmp_path, "--out",
                     tmp_path, "--torch-python", "missing")
     assert result.returncode == 0, result.stderr
     assert "CIFAR-10" in (tmp_path / "results.md").read_text()
@@ -75,3 +76,11 @@ def test_exponents(power):
 
 def test_workloads_are_named_once():
     assert len(WORKLOADS) == sum(map(len, GROUPS.values()))
+
+
+def test_training_that_cannot_start_ends_the_measurement(tmp_path):
+    (tmp_path / "data_batch_1.bin").write_bytes(b"")
+    result = _bench("--only", "start-up", "--rounds", 1, "--data-dir", tmp_path, "--out", tmp_path,
+                    "--torch-python", "missing")
+    assert result.returncode == 2
+    assert "ended before its first step: error: CIFAR-10" in result.stderr

@@ -105,6 +105,7 @@ def test_hostile_names(tmp_path, capsys):
     (["--runs", "logs/a", "--", "--lr", "1"], "there is no grid"),
     (["--runs", "logs/a", "--finished"], "--finished is of a grid"),
     (["--acts", "rolu"], "rolu"),
+    (["--acts", "relu,swish", "--baseline", "rolu"], "units are relu, swish"),
     (["--blocks", "0"], "at least 1"),
     (["--grid", "absent.json"], "cannot read --grid"),
     (["--grid", "logs/a/config.json", "--acts", "relu"], "drop --acts"),
@@ -127,6 +128,15 @@ def test_confusion_without_params_is_skipped(tmp_path, capsys):
     folder = write_run(tmp_path, "a")
     compare.main(["--runs", str(folder), "--out", str(tmp_path / "out"), "--confusion"])
     assert "skipped: no confusion matrix of a" in capsys.readouterr().err
+    assert (tmp_path / "out/index.html").exists()
+
+
+def test_confusion_of_another_data_set_is_skipped(tmp_path, capsys):
+    folder = write_run(tmp_path, "a", dataset="imagenet")
+    (tmp_path / "params/a/best.params").write_bytes(b"")
+    compare.main(["--runs", str(folder), "--out", str(tmp_path / "out"), "--confusion"])
+    assert "skipped: no confusion matrix of a: unknown data set 'imagenet'" in (
+        capsys.readouterr().err)
     assert (tmp_path / "out/index.html").exists()
 
 

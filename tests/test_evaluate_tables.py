@@ -4,6 +4,7 @@ import pytest
 import evaluate
 from data.imagenet import validation_batches
 from data.packing import pack
+from tests import scripts
 from tests.data.photo_files import write_tree
 from training.errors import UserError
 
@@ -54,3 +55,21 @@ def test_folders_take_the_order_of_the_network_s_classes(tmp_path):
     pack(tree, tmp_path / "rec", log=lambda line: None)
     with pytest.raises(ValueError, match="other classes than the network"):
         validation_batches(True, rec_val=tmp_path / "rec/val.rec", class_names=names)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--dataset", "cifar11"], "unknown data set 'cifar11'. Did you mean 'cifar1"),
+    (["--dataset", "shapes", "--data-dir", "."], "shapes"),
+    (["--dataset", "ImageNet", "--data-dir", "nowhere"], "nowhere"),
+])
+def test_a_data_set_that_is_not_there_is_one_line(arguments, message, tmp_path):
+    params = scripts.ROOT / "params/cifar10-relu-b1.params"
+    result = scripts.run("evaluate.py", "--params", params, *arguments, cwd=tmp_path)
+    scripts.assert_user_error(result, message)
+
+
+def test_photographs_of_32_pixels_are_photographs(tmp_path):
+    tree = write_tree(tmp_path / "tree", classes=2, train=1, val=1)
+    options = evaluate.make_parser().parse_args(["--params", "x", "--data-dir", str(tree)])
+    data, _ = evaluate.open_data(options, {"dataset": {"name": "imagenet", "image_size": 32}})
+    assert data.image_size == 32 and data.classes == 2

@@ -160,12 +160,34 @@ def test_slopes_of_each_channel():
     assert_same(randomise(net))
 
 
+@pytest.mark.parametrize("function", [
+    lambda F, x: F.broadcast_sub(x, F.mean(x, axis=(0, 1), exclude=True, keepdims=True)),
+    lambda F, x: F.broadcast_add(x, F.sum(x, axis=(0, 1), exclude=True, keepdims=True)),
+    lambda F, x: F.broadcast_mul(x, F.sum(F.ones_like(x), axis=(0, 1), exclude=True,
+                                          keepdims=True)),
+    lambda F, x: F.reshape(F.im2col(x, kernel=(3, 3)), shape=(0, 27, 14, 14)),
+], ids=("mean", "sum", "sum of ones", "im2col"))
+def test_attributes_that_are_left_out_or_turn_others_round(function):
+    net = nn.HybridSequential()
+    net.add(nn.HybridLambda(function), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())
+    net.initialize()
+    net(mx.nd.zeros((1, 3, 16, 16)))
+    assert_same(randomise(net))
+
+
 @pytest.mark.parametrize("layer, name", [
     (lambda: nn.GroupNorm(1), "GroupNorm"),
     (lambda: nn.HybridLambda("sort"), "sort"),
     (lambda: nn.HybridLambda(lambda F, x: F.pick(x, F.argmin(x, axis=1), axis=1, keepdims=True)),
      "pick"),
-], ids=("GroupNorm", "sort", "pick"))
+    (lambda: nn.HybridLambda(lambda F, x: F.max(x, axis=(0, 2, 3), exclude=True, keepdims=True)),
+     "max"),
+    (lambda: nn.HybridLambda(lambda F, x: F.LeakyReLU(x, act_type="rrelu")[0]), "LeakyReLU"),
+    (lambda: nn.HybridLambda(lambda F, x: F.Dropout(x, mode="always")), "Dropout"),
+    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_add(
+        x, F.contrib.arange_like(x, axis=3, repeat=2))),
+     "arange_like"),
+], ids=("GroupNorm", "sort", "pick", "max", "rrelu", "dropout", "arange_like"))
 def test_what_cannot_be_written_is_refused_by_name(layer, name):
     net = nn.HybridSequential()
     net.add(layer(), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())
@@ -294,6 +316,9 @@ def test_mxnet_s_own_files(trained, tmp_path, capsys):
     (["--params", "nowhere.params"], "there is no file nowhere.params"),
     (["--params", "a.params", "--format", "mxnet", "--check"], "--check is for --format onnx"),
     (["--params", "a.params", "--opset", "12"], "--opset: invalid choice"),
+    (["--pretrained", "cifar10-relu-b1", "--output", "."], ". is a folder"),
+    (["--pretrained", "cifar10-relu-b1", "--output", "x.onnx", "--dataset", "cifar11", "--check"],
+     "unknown data set 'cifar11'"),
 ])
 def test_mistakes_on_the_command_line(argv, message):
     with pytest.raises(UserError, match=message):
@@ -333,6 +358,11 @@ def test_the_image_size_and_classes_have_to_fit(trained, images, tmp_path):
     export.main(["--params", str(trained), "--output", str(path), "--input-size", "40"])
     with pytest.raises(UserError, match="10 classes apart on images of 40 pixels.*32 pixels"):
         evaluate.main(["--onnx", str(path), *images])
+    path.unlink()
+    with pytest.raises(UserError, match="for images of 40 pixels, the test images have 32"):
+        export.main(["--params", str(trained), "--output", str(path), "--input-size", "40",
+                     "--check", *images])
+    assert not path.exists()
 
 
 def test_a_file_of_others_needs_a_data_set(exported, images, tmp_path):

@@ -1,5 +1,6 @@
 """gradcam.py, run as a user runs it, and the pictures that it draws."""
 import csv
+import io
 import json
 from functools import cache
 
@@ -50,6 +51,12 @@ def folder(tmp_path_factory):
     described = {"model": "resnet_v2_cifar", "options": {"blocks": 1, "activation": "relu"},
                  "dataset": {**DATA, "name": "letters", "class_names": list("abcdefghij")}}
     (other / "best.json").write_text(json.dumps(described))
+    (folder / "folder.png").mkdir()
+    damaged = folder / "params/damaged"
+    damaged.mkdir()
+    (damaged / "best.params").write_bytes((folder / "params/relu/best.params").read_bytes())
+    described["dataset"]["class_names"] = {"a": 1}
+    (damaged / "best.json").write_text(json.dumps(described))
     (folder / "bare.params").write_bytes((folder / "params/relu/best.params").read_bytes())
     images = folder / "images" / "star"
     images.mkdir(parents=True)
@@ -141,12 +148,37 @@ def test_layers_are_listed(folder):
     (["--run", "relu", "--images", "empty"], ["empty holds no image files"]),
     (["--run", "relu", "--images", "images", "--indices", "1"], ["give one of them"]),
     (["--run", "relu", "--output", "out.jpg"], ["must end in .png"]),
+    (["--run", "relu", "--output", "folder.png"], ["folder.png cannot be written"]),
+    (["--run", "relu", "--images", "images", "--count", "1"], ["--count takes the first"]),
+    (["--run", "damaged"], ["class_names of its data set must be a list of names"]),
     (["--run", "relu", "--output", "away/out.png"], ["there is no folder away"]),
 ], ids=lambda value: " ".join(value)[:40])
 def test_bad_input(arguments, words, run):
     with pytest.raises(UserError) as error:
         run(*arguments)
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_disk_that_is_full_is_one_line(run, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("explain.report.gallery", full)
+    with pytest.raises(UserError, match="cannot write .*No space left"):
+        run("--run", "relu", "--count", 1)
+
+
+def test_a_cut_photo_is_refused_and_a_deep_one_scaled(tmp_path, monkeypatch):
+    """Also where GluonCV has told Pillow to fill what is missing."""
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(
+        content, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(content.getvalue()[:-900])
+    with pytest.raises(UserError, match="cut.jpg cannot be read as an image"):
+        file_pictures([tmp_path / "cut.jpg"], 32, [])
+    Image.fromarray(np.full((32, 32), 0x8000, np.uint16)).save(tmp_path / "deep.png")
+    picture, = file_pictures([tmp_path / "deep.png"], 32, [])
+    assert abs(int(picture.pixels.mean()) - 128) <= 1
 
 
 def test_bad_input_ends_in_one_line(folder):
@@ -193,7 +225,7 @@ def test_overlay_is_grey_where_cold_and_coloured_where_hot():
     drawn = overlay(image, heat)
     assert drawn.shape == (16, 16, 3) and drawn.min() >= 0 and drawn.max() <= 1
     assert np.ptp(drawn[-1, -1]) < 0.02 < np.ptp(drawn[0, 0])
-    assert (overlay(image, heat * 0) <= overlay(image, heat * 0).max()).all()
+    assert np.ptp(overlay(image, heat * 0), axis=-1).max() < 0.02    # no heat, no colour
     assert enlarge(heat, 16, 16).argmax() == 0
 
 

@@ -1,12 +1,14 @@
 """search_attention.py, and train_cifar.py --structure, run as a user runs them."""
 import csv
 import json
+import shlex
 import time
 
 import pytest
 
 import search_attention
 import train_cifar
+from data import DataError
 from model.structure import OPERATIONS, SEARCHED, Structure, derive
 from model.zoo import build, describe
 from tests import scripts
@@ -82,6 +84,27 @@ def test_what_it_found_can_be_trained_and_evaluated(finished, files):
     (folder / "moved.json").rename(folder / "logs/found/structure.json")
     assert scored.returncode == 0, scored.stderr
     assert "32 images" in scored.stdout
+
+
+@pytest.mark.parametrize("given", [
+    ["--reduction", "8"], ["--stem", "conv7", "--no-use-relu", "--act-type", "ChaATAC"],
+    ["--spatial-kernel", "5", "--attention", "MVAM"],
+    ["--act-type", "SeqATAC", "--reduction", "4", "--attn-reduction", "2", "--act-layers", "2"],
+], ids=" ".join)
+def test_the_printed_command_trains_the_network_that_was_searched(given, tmp_path, monkeypatch,
+                                                                  capsys):
+    monkeypatch.chdir(tmp_path)
+    assert search_attention.main(["--random", "--width", "0.03", "--log-dir", "my logs",
+                                  "--name", "a", *given]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "train it:" in line)
+    script, *arguments = shlex.split(line.split("python ")[1])
+    trained = _describe(*arguments)["options"]
+    searched = _describe("--model", "resnet18", "--attention", "CBAM", "--width", 0.03,
+                         *given)["options"]
+    structure = trained.pop("structure")
+    assert script == "train_cifar.py"
+    assert structure["unit_options"] == searched.pop("attn_options", {})
+    assert structure["kind"] == searched.pop("attention") and trained == searched
 
 
 def test_killed_and_resumed_it_ends_with_the_same_bits(finished, files, tmp_path):
@@ -163,7 +186,7 @@ _STRUCTURE_ERRORS = [
 def test_a_structure_that_does_not_fit(changes, arguments, message, tmp_path, files, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = _structure_file(tmp_path, **changes)
-    with pytest.raises((UserError, ValueError)) as caught:
+    with pytest.raises((UserError, DataError)) as caught:
         train_cifar.main(["--data-dir", str(files), "--model", "resnet18", "--structure",
                           str(path), "--num-gpus", "0", *arguments])
     assert message in str(caught.value)
@@ -200,6 +223,10 @@ _ERRORS = [
     (["--penalty-ratio", "1,2,x,4,5"], "--penalty-ratio"),
     (["--alpha-split", "1"], "--alpha-split: must be a number from 0 to less than 1"),
     (["--alpha-split", "0.99"], "do not fill one batch"),
+    (["--alpha-split", "0.001"], "of 128 training images is none of them"),
+    (["--batch-size", "128"], "every second one is the structure's"),
+    (["--resume", "--overwrite"], "choose one"),
+    (["--random", "--spatial-kernel", "4"], "kernel_size must be odd"),
     (["--search-epochs", "0"], "--search-epochs: must be a whole number of at least 1"),
     (["--dtype", "float16"], "a search is made in float32"),
     (["--config", "none.json"], "none.json"),
@@ -215,7 +242,7 @@ def test_bad_input_is_one_line_before_anything_is_written(arguments, message, fi
     monkeypatch.chdir(tmp_path)
     argv = ["--dataset", "cifar10", "--data-dir", str(files), "--num-gpus", "0",
             "--batch-size", "16", "--width", "0.03", *arguments]
-    with pytest.raises((UserError, ValueError)) as caught:
+    with pytest.raises((UserError, DataError)) as caught:
         search_attention.main(argv)
     assert message in str(caught.value)
     assert not any((tmp_path / folder).exists() for folder in ("params", "logs"))

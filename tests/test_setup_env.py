@@ -334,3 +334,10 @@ def test_make_calls_the_set_up(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert ("make test" if target == "help" else "tools/setup_env.sh") in done.stdout
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("three years")
+    with pytest.raises(setup_env.SetupError, match="is no environment"):
+        setup_env.create_venv(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "three years"

@@ -2,11 +2,13 @@
 import json
 import os
 import re
+import shutil
 import time
 
 import pytest
 
 import train_cifar
+from data import DataError
 from tests import golden_cases, scripts
 from training.errors import UserError
 
@@ -84,6 +86,25 @@ def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished,
     assert "resumed from" in resumed.stdout
     assert scripts.metrics(tmp_path / "logs/run") == scripts.metrics(folder / "logs/run")
     scripts.assert_same_params(tmp_path / "params/run", folder / "params/run")
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_again(finished, tmp_path):
+    """As in a fresh clone, which has the logs of released runs."""
+    folder, _ = finished
+    shutil.copytree(folder / "logs", tmp_path / "logs")
+    before = (tmp_path / "logs/run/metrics.csv").read_bytes()
+    for how in (["--resume", "logs/run"], ["--config", "logs/run/config.json", "--name", "run",
+                                           "--resume"]):
+        result = scripts.run("train_cifar.py", *how, cwd=tmp_path)
+        scripts.assert_user_error(result, "logs/run is the account of a finished run")
+    assert (tmp_path / "logs/run/metrics.csv").read_bytes() == before
+
+
+def test_a_run_is_resumed_from_where_it_was_begun(finished, tmp_path):
+    folder, _ = finished
+    result = scripts.run("train_cifar.py", "--resume", folder / "logs/run", cwd=tmp_path)
+    scripts.assert_user_error(result, "was begun with --log-dir logs in another folder")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_resumed_run_cannot_become_another(finished):
@@ -172,6 +193,8 @@ _ERRORS = [
     (["--act-layers", "5"], "act_layers must lie in 0 ... 4"),
     (["--act-gate", "tanh", "--act-type", "xUnit"], "gate must be one of"),
     (["--name", "../escape"], "a run's name holds letters"),
+    (["--logging-file", "logs/x.log"], "--logging-file is the name of a file of its own"),
+    (["--logging-file", "metrics.csv"], "--logging-file is the name of a file of its own"),
     (["--warmup-epochs", "3", "--num-epochs", "3"], "--warmup-epochs 3 with --num-epochs 3"),
     (["--batch-size", "4096"], "do not fill one batch"),
     (["--val-split", "1024"], "val_split is 1,024"),
@@ -190,7 +213,7 @@ def test_bad_input_is_one_line_before_anything_is_written(arguments, message, ci
                                                           tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["--data-dir", str(cifar_files), "--num-epochs", "1", *arguments]
-    with pytest.raises((UserError, ValueError)) as caught:
+    with pytest.raises((UserError, DataError)) as caught:
         train_cifar.main(argv)
     assert message in str(caught.value)
     assert not any((tmp_path / folder).exists() for folder in ("params", "logs"))

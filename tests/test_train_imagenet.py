@@ -1,5 +1,6 @@
 """train_imagenet.py and its evaluation, run as a user runs them, on real photographs."""
 import csv
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import train_imagenet
+from data import DataError
 from tests import scripts
 from tests.data.photo_files import broken_files, write_tree
 from tests.machines import Cluster
@@ -219,6 +221,30 @@ _ERRORS = [
 ]
 
 
+@pytest.mark.parametrize("content, message", [
+    ({"note": "no description"}, "does not describe a network"),
+    ({"model": "resnet34_v1b", "options": {}, "dataset": {"name": "x"}},
+     "holds resnet34_v1b, not the --teacher resnet18_v1b"),
+])
+def test_a_teacher_that_is_not_what_it_is_called(content, message, drawn_tree, tmp_path,
+                                                 monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.params").write_bytes(b"")
+    (tmp_path / "t.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        train_imagenet.main(["--data-dir", str(drawn_tree), "--batch-size", "2", "--num-gpus", "0",
+                             "--input-size", "32", "--teacher", "resnet18_v1b",
+                             "--teacher-params", "t.params"])
+    assert not (tmp_path / "logs").exists()
+
+
+def test_what_contradicts_itself_in_a_file_is_refused(drawn_tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.json").write_text(json.dumps({"mixup_alpha": 0.3}))
+    with pytest.raises(UserError, match="without --mixup"):
+        train_imagenet.main(["--config", "c.json", "--num-gpus", "0"])
+
+
 @pytest.mark.parametrize("arguments, message", _ERRORS, ids=lambda v: " ".join(v)[:30]
                          if isinstance(v, list) else "")
 def test_bad_input_is_one_line_before_anything_is_written(arguments, message, drawn_tree,
@@ -226,7 +252,7 @@ def test_bad_input_is_one_line_before_anything_is_written(arguments, message, dr
     monkeypatch.chdir(tmp_path)
     argv = ["--data-dir", str(drawn_tree), "--num-epochs", "1", "--batch-size", "2", "--num-gpus",
             "0", "--input-size", "32", *arguments]
-    with pytest.raises((UserError, ValueError)) as caught:
+    with pytest.raises((UserError, DataError)) as caught:
         train_imagenet.main(argv)
     assert message in str(caught.value)
-    assert not any((tmp_path / folder / "x").exists() for folder in ("params", "logs"))
+    assert not any((tmp_path / folder).exists() for folder in ("params", "logs"))

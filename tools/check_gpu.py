@@ -69,6 +69,12 @@ def draw_images(folder, classes=4, each=40):
                 Image.fromarray(noise.astype(np.uint8)).save(place / f"{k}.png")
 
 
+def last_row(folder, name):
+    """The figures of a run's last epoch."""
+    with open(folder / f"logs/{name}/metrics.csv", newline="") as stream:
+        return list(csv.DictReader(stream))[-1]
+
+
 def check(gpus, folder, dtype="float16"):
     """Train, resume, evaluate. (Without GPUs and in float32, the check can be checked.)"""
     draw_images(folder)
@@ -82,8 +88,7 @@ def check(gpus, folder, dtype="float16"):
     train = ROOT / "train_imagenet.py"
     run(train, *common, cwd=folder)
     print(f"trained twenty steps in {dtype} on {gpus} GPU(s)")
-    with open(folder / "logs/check/metrics.csv", newline="") as stream:
-        row = list(csv.DictReader(stream))[-1]
+    row = last_row(folder, "check")
     if not all(math.isfinite(float(row[name])) for name in ("train_loss", "val_loss")):
         sys.exit(f"FAILED: the loss is not finite: {row}")
     print(f"loss {float(row['train_loss']):.3f}, validation loss {float(row['val_loss']):.3f}")
@@ -91,11 +96,15 @@ def check(gpus, folder, dtype="float16"):
     if "resumed from" not in run(train, "--resume", "logs/check", cwd=folder):
         sys.exit("FAILED: the run was not resumed")
     print("went back to a checkpoint and resumed")
+    if gpus > 1:
+        run(train, *common, "--name", "nccl", "--num-epochs", 1, "--kv-store", "nccl", cwd=folder)
+        print("trained ten steps with --kv-store nccl")
     places = [("the CPU", ("--num-gpus", 0))]
     if gpus:
         places += [("float16 on a GPU", ("--dtype", "float16", "--num-gpus", 1)),
                    ("float32 on a GPU", ("--num-gpus", 1))]
-    losses = {}
+    # Of the network that was trained: the saved file must be the same.
+    losses = {"training": float(last_row(folder, "check")["val_loss"])}
     for where, extra in places:
         text = run(ROOT / "evaluate.py", "--params", "params/check/last.params", "--use-rec",
                    "--rec-val", folder / "rec/val.rec", *extra, cwd=folder)

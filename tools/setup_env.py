@@ -179,7 +179,12 @@ def dev_current(stamp):
 # --- building ---------------------------------------------------------------------------
 
 def create_venv(venv):
-    """A fresh environment in `venv`, in place of whatever was there."""
+    """A fresh environment in `venv`, in place of the one that was there."""
+    there = {path.name for path in venv.iterdir()} if venv.is_dir() else set()
+    # One whose building was killed may lack all of them but its folders.
+    if "pyvenv.cfg" not in there and there - {"bin", "include", "lib", "lib64"}:
+        raise SetupError(f"{venv} is there and is no environment: it is left as it is; choose "
+                         "another folder with --venv")
     # Resolved, since `sys.executable` may be a link in the very environment that is cleared.
     inside = sys.prefix != sys.base_prefix
     python = os.path.realpath(sys.executable) if inside else sys.executable

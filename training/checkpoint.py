@@ -291,6 +291,9 @@ def _restore_optimizer(path, state, arrays, net, trainer):
     optimizer = trainer._optimizer
     counts = {}
     for index, name, parameter in _trained_parameters(net, trainer):
+        counts[index] = state["update_counts"][name]
+        if counts[index] == 0 and f"{name}:0" not in arrays:
+            continue    # never updated yet: the first update makes its state
         for updater, data in zip(trainer._updaters, parameter.list_data()):
             fresh = optimizer.create_state_multi_precision(index, data)
             for k, leaf in enumerate(_leaves(fresh)):
@@ -301,7 +304,6 @@ def _restore_optimizer(path, state, arrays, net, trainer):
                 leaf[:] = stored
             updater.states[index] = fresh
             updater.states_synced[index] = True
-        counts[index] = state["update_counts"][name]
     # One count per device; the optimizer switches between them by device number.
     optimizer._all_index_update_counts = {
         context.device_id: copy.copy(counts) for context in trainer._contexts}

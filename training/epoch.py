@@ -77,13 +77,17 @@ def copy_parameters(source, target):
     The network that trains must never predict on a CPU: MXNet then reorders its convolution
     weights in place, at a moment that depends on timing, and the updates that follow round
     differently. A second network that predicts keeps training reproducible bit for bit.
+
+    Devices have running statistics of their own: of these the mean is taken, as in saved files.
     """
     # BatchNorm's running statistics are written by the backward pass behind the engine's
     # back: waiting for the arrays themselves does not wait for it.
     nd.waitall()
     targets = target._collect_params_with_prefix()
     for name, parameter in source._collect_params_with_prefix().items():
-        targets[name].set_data(parameter.data(parameter.list_ctx()[0]))
+        contexts = parameter.list_ctx()
+        targets[name].set_data(parameter._reduce() if len(contexts) > 1
+                               else parameter.data(contexts[0]))
 
 
 def _pad(images, size):
@@ -270,8 +274,8 @@ def train_epoch(step, batches, epoch, set_rate, totals, progress, log_interval=2
     log_interval : int, default 20
         Steps between two reads from the device. Nothing else waits for it.
     after : callable, optional
-        ``after(totals, collect)`` is called after each step; it may call ``collect()`` to have
-        the totals up to date, and save.
+        ``after(done, collect)`` is called after each step, with the number of the epoch's steps
+        that are done; it may call ``collect()`` to have the totals up to date, and save.
     report : callable, optional
         ``report(index)`` is called after each read from the device.
 

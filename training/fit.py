@@ -16,38 +16,23 @@ from params_format import check_params
 
 from . import interruption
 from .checkpoint import (
-    SaveError,
     array_files,
     load_checkpoint,
-    newest_state,
     other_version,
     save_checkpoint,
     save_errors,
 )
-from .epoch import (
-    NonFiniteLoss,
-    Step,
-    Totals,
-    copy_parameters,
-    evaluate,
-    train_epoch,
-)
+from .epoch import Step, Totals, copy_parameters, evaluate
 from .errors import UserError
 from .files import replacing, sha256, write_json
-from .finite import all_finite
 from .history import History, batch_line, draw_curves, epoch_lines
+from .loop import Loop
 from .loss_scale import LossScale
 from .position import Position
 from .progress import Progress
 from .workers import Alone, averaged, set_running_statistics, total
 
-__all__ = ["Fit", "FitOptions", "SaveFailed", "evaluate_together"]
-
-
-class SaveFailed(UserError):
-    """The run came to its end, but its end is not on the disk."""
-
-    code = 3
+__all__ = ["Fit", "FitOptions", "evaluate_together"]
 
 
 class _Interruptible:
@@ -104,7 +89,7 @@ class _Position(Position):
     scaling: dict = None
 
 
-class Fit:
+class Fit(Loop):
     """A training run.
 
     Parameters
@@ -135,21 +120,17 @@ class Fit:
     def __init__(self, net, predictor, trainer, objective, schedule, train_batches, val_batches,
                  normalize, contexts, run, log, options, description, plateau=None,
                  workers=None):
+        super().__init__(net, predictor, train_batches, val_batches, normalize, contexts, run, log,
+                         options)
         self.workers = workers or Alone()
-        self.net, self.predictor = net, predictor
         self.trainer, self.schedule = trainer, schedule
-        self.train_batches, self.val_batches = train_batches, val_batches
-        self.normalize, self.contexts = normalize, contexts
-        self.run, self.log, self.options = run, log, options
         self.description, self.plateau = description, plateau
-        self.steps_per_epoch = len(train_batches)
         self.step = Step(net, trainer, objective, normalize, contexts, options.seed,
                          options.reseed, self.workers.count,
                          LossScale() if options.loss_scaling else None, self.workers.rank)
         self.position = _Position()
         self.workers.start(trainer)
-        self._owed = {}         # params files to be written: name -> (arrays, row)
-        self._unsaved = None    # why the last save failed
+        self._owed = {}    # params files to be written: name -> (arrays, row)
 
     def resume(self):
         """Take up the run at its newest undamaged checkpoint.
@@ -159,8 +140,7 @@ class Fit:
         bool
             Whether there was one.
         """
-        found = (newest_state(self.run.checkpoints, self.log.warning) if self.workers.first
-                 else None)
+        found = self._newest_state() if self.workers.first else None
         path, state = self.workers.gather(found and (str(found[0]), found[1]))[0] or (None, None)
         if path is None:
             return False
@@ -228,9 +208,7 @@ class Fit:
             self._save_epoch(row)
             if self.workers.count == 1:    # several stop after the same step only
                 interruption.check()
-        if self._unsaved:
-            raise SaveFailed(f"the end of the run is not saved: {self._unsaved}. Make room, and "
-                             "go on from the last checkpoint with --resume")
+        self._check_saved()
         return {"last": position.rows[-1], "best": position.best}
 
     def _rate(self, index):
@@ -243,17 +221,8 @@ class Fit:
         progress = Progress(f"epoch {position.epoch + 1}/{options.num_epochs}",
                             self.steps_per_epoch, later,
                             None if self.workers.first else io.StringIO(), self.workers.count)
-        try:
-            train_epoch(self.step, self.train_batches, position.epoch,
-                        lambda index: self.trainer.set_learning_rate(self._rate(index)),
-                        position.totals, progress, options.log_interval, self._maybe_checkpoint,
-                        self._batch_logger() if options.style == "imagenet" else None)
-        except NonFiniteLoss as error:
-            batch = " ".join(map(str, error.indices)) or "not known"
-            self.log.error(f"{error}; all images of that batch, by number: {batch}")
-            raise
-        finally:
-            progress.close()
+        self._train(self.step, progress,
+                    self._batch_logger() if options.style == "imagenet" else None)
 
     def _batch_logger(self):
         """Logs a line at each read from the device: speed since the last one."""
@@ -271,10 +240,8 @@ class Fit:
     def _maybe_checkpoint(self, done, collect):
         if self.step.scaling:
             self.position.scaling = self.step.scaling.state
-        every = self.options.checkpoint_every
-        due = every and done % every == 0 and done < self.steps_per_epoch
         stop = self.workers.stops_after(self.position.epoch * self.steps_per_epoch + done)
-        if due or stop:
+        if self._is_due(done) or stop:
             collect()
             self._checkpoint()
         if stop:
@@ -338,16 +305,11 @@ class Fit:
             self.run.drop_periodic(options.keep)
         self._show()
 
-    def _show(self):
-        if not self.workers.first:
-            return
-        try:
+    def _draw(self):
+        if self.workers.first:
             History(self.run.metrics, self.position.rows).write()
             draw_curves(self.position.rows, self.run.curves, self.options.title,
                         self.options.val_name)
-        except OSError as error:
-            self.log.warning(f"could not write {self.run.metrics} or {self.run.curves}: "
-                             f"{error.strerror}; the next epoch tries again")
 
     def _save_params(self, name, arrays, row):
         path = self.run.params / f"{name}.params"
@@ -373,31 +335,15 @@ class Fit:
                     {} if statistics is None else {"statistics": nd.array(statistics)})
 
     def _write_checkpoint(self, state, extra):
-        step = self.position.epoch * self.steps_per_epoch + self.position.totals.step
-        try:
+        with self._saving():
             # A checkpoint says that the files of its best epoch are there: so they come first.
             for name in list(self._owed):
                 self._save_params(name, *self._owed[name])
                 del self._owed[name]
-            save_checkpoint(self.run.checkpoints, step, self.net, self.trainer, state,
-                            extra=extra)
-            self._unsaved = None
-        except SaveError as error:
-            # Others would pile up in memory.
-            self._owed = {name: self._owed[name] for name in ("last", "best")
-                          if name in self._owed}
-            self._unsaved = str(error)
-            self.log.warning(f"could not save to {self.run.params}: {error}; the checkpoint "
-                             "before is kept, and the next save tries again")
-
-    def _check_finite(self):
-        """Weights that are not finite must not take the place of the last good ones."""
-        if not all_finite(parameter.data(parameter.list_ctx()[0])
-                          for parameter in self.net.collect_params().values()):
-            raise NonFiniteLoss(
-                f"weights are not finite in epoch {self.position.epoch}, after step "
-                f"{self.position.totals.step}: training stops; the last checkpoint is kept. A "
-                "lower --lr or a longer --warmup-epochs may help")
+            save_checkpoint(self.run.checkpoints, self._step_number(), self.net, self.trainer,
+                            state, extra=extra)
+        # After a failure, others would pile up in memory.
+        self._owed = {name: self._owed[name] for name in ("last", "best") if name in self._owed}
 
     def _network(self):
         """Name and options of the network, as JSON has them."""

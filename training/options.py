@@ -9,11 +9,20 @@ import math
 from .errors import UserError
 from .files import read_json
 
-__all__ = ["positive_int", "natural", "positive_float", "non_negative", "fraction", "milestones",
-           "names", "numbers", "Parser", "add_network_options", "add_cifar_network_options",
-           "add_v1b_options", "add_cifar_data_options", "add_described_data_options",
-           "add_image_options", "add_training_options", "add_device_options",
-           "add_worker_options", "add_run_options"]
+__all__ = ["NOT_COMPUTING", "positive_int", "natural", "positive_float", "non_negative",
+           "fraction", "milestones", "names", "numbers", "Parser", "as_arguments",
+           "add_network_options", "add_cifar_network_options", "add_v1b_options",
+           "add_cifar_data_options", "add_described_data_options", "add_image_options",
+           "add_training_options", "add_device_options", "add_worker_options", "add_run_options"]
+
+
+# Options that say how to run and where things are, not what to compute: a resumed run may
+# change them, and runs that differ in nothing else are the same.
+NOT_COMPUTING = frozenset((
+    "config", "name", "resume", "overwrite", "summary", "gpus", "num_gpus", "num_data_workers",
+    "log_interval", "save_period", "keep", "checkpoint_every", "data_dir", "data_url",
+    "save_dir", "log_dir", "save_plot_dir", "logging_file", "rec_train", "rec_train_idx",
+    "rec_val", "rec_val_idx", "kv_store", "join_timeout", "teacher_params"))
 
 
 # ---- types: each names its range in the error -------------------------------------------
@@ -163,6 +172,23 @@ class Parser(argparse.ArgumentParser):
         return value
 
 
+def as_arguments(options):
+    """Options as they are typed.
+
+    >>> as_arguments({"use_relu": False, "last_gamma": True, "attention_at": ["block"]})
+    ['--no-use-relu', '--last-gamma', '--attention-at', 'block']
+    """
+    arguments = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            many = isinstance(value, (list, tuple))
+            arguments += [f"--{flag}", ",".join(map(str, value)) if many else str(value)]
+    return arguments
+
+
 # ---- groups -----------------------------------------------------------------------------------
 
 def add_network_options(parser, model, act_layers_help):
@@ -198,7 +224,6 @@ def add_network_options(parser, model, act_layers_help):
         help="kernel of its spatial map, in pixels (default: the unit's own)")
     add("--drop-rate", type=fraction, metavar="P",
         help="dropout before the classifier (default: 0)")
-    add("--summary", action="store_true", help="print the network's layers, then train")
     return group
 
 
@@ -420,6 +445,7 @@ def add_run_options(parser, save_period=None):
         add("--resume-from", "--resume-params", metavar="FILE.params",
             help="start a new run from these weights")
     add("--overwrite", action="store_true", help="delete an earlier run of the same name first")
+    add("--summary", action="store_true", help="print the network's layers, then train")
     add("--log-interval", type=positive_int, default=20, metavar="STEPS",
         help="steps between updates of the progress bar")
     return group

@@ -9,6 +9,8 @@ from .lock import lock
 
 __all__ = ["Run"]
 
+_OWN_FILES = {"config.json", "metrics.csv", "result.json", "curves.png", "alphas.csv",
+              "structure.json", "structure.png"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 
@@ -22,20 +24,23 @@ class Run:
     save_dir, log_dir : str or pathlib.Path
         Where the params and the logs of all runs live.
     logging_file : str, default 'train.log'
-        Name of the log.
+        Name of the log in the run's folder.
     plot_dir : str or pathlib.Path, optional
         Where curves.png goes; beside the log if not given.
 
     Raises
     ------
     UserError
-        If the name is not usable as a folder's.
+        If the name is not usable as a folder's, or the log's as a file's.
     """
 
     def __init__(self, name, save_dir="params", log_dir="logs", logging_file="train.log",
                  plot_dir=None):
         if not _NAME.fullmatch(name):
             raise UserError(f"a run's name holds letters, digits and ._+- only: '{name}'")
+        if not _NAME.fullmatch(logging_file) or logging_file in _OWN_FILES:
+            raise UserError(f"--logging-file is the name of a file of its own in the run's folder, "
+                            f"such as train.log, not '{logging_file}'")
         self.name = name
         self.params = Path(save_dir) / name
         self.logs = Path(log_dir) / name
@@ -44,12 +49,17 @@ class Run:
         self.log_file = self.logs / logging_file
         self.metrics = self.logs / "metrics.csv"
         self.result = self.logs / "result.json"
+        self.structure = self.logs / "structure.json"
         self.curves = (Path(plot_dir) if plot_dir else self.logs) / "curves.png"
         self._lock = None
 
     def exists(self):
         """Whether something of a run of this name is there."""
         return self.config.exists() or self.checkpoints.exists()
+
+    def is_accounted_for(self):
+        """Whether a run of this name, or a search, has come to its end."""
+        return self.result.is_file() or self.structure.is_file()
 
     def lock(self):
         """Make sure that no other process works on this run, now and until `unlock`.

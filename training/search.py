@@ -15,10 +15,10 @@ import numpy as np
 from mxnet import autograd, nd
 
 from . import interruption
-from .checkpoint import SaveError, load_checkpoint, newest_state, save_checkpoint
-from .epoch import Step, copy_parameters, evaluate, train_epoch
-from .errors import UserError
+from .checkpoint import load_checkpoint, save_checkpoint
+from .epoch import Step, copy_parameters, evaluate
 from .history import History, draw_curves, epoch_line
+from .loop import Loop
 from .position import Position
 from .progress import Progress
 from .search_history import draw_weights, structure_rows, write_structure_rows
@@ -79,7 +79,7 @@ def _endless(batches, start):
         epoch, step = epoch + 1, 0
 
 
-class Search:
+class Search(Loop):
     """A search for a structure.
 
     Parameters
@@ -104,13 +104,11 @@ class Search:
 
     def __init__(self, net, predictor, space, trainer, alpha_trainer, objective, schedule,
                  train_batches, alpha_batches, val_batches, normalize, contexts, run, log, options):
-        self.net, self.predictor, self.space = net, predictor, space
-        self.trainer, self.alpha_trainer, self.schedule = trainer, alpha_trainer, schedule
-        self.train_batches, self.alpha_batches = train_batches, alpha_batches
-        self.val_batches, self.normalize, self.contexts = val_batches, normalize, contexts
-        self.run, self.log, self.options = run, log, options
+        super().__init__(net, predictor, train_batches, val_batches, normalize, contexts, run, log,
+                         options)
+        self.space, self.trainer, self.alpha_trainer = space, trainer, alpha_trainer
+        self.schedule, self.alpha_batches = schedule, alpha_batches
         self.alphas = space.parameters(net)
-        self.steps_per_epoch = len(train_batches)
         self.num_epochs = options.warmup_epochs + options.search_epochs
         self._weight_step = Step(net, trainer, objective, normalize, contexts, options.seed,
                                   options.reseed)
@@ -119,7 +117,7 @@ class Search:
 
     def resume(self):
         """Take up the search at its newest undamaged checkpoint; whether there was one."""
-        found = newest_state(self.run.checkpoints, self.log.warning)
+        found = self._newest_state()
         if found is None:
             return False
         path, state = found
@@ -139,13 +137,20 @@ class Search:
 
         Raises
         ------
+        training.epoch.NonFiniteLoss
         interruption.Interrupted
             If a signal asked for it; all is saved.
+        training.loop.SaveFailed
+            If the disk took none of the last saves.
         """
+        if self.position.rows:
+            # The search may have been killed between a checkpoint and these.
+            self._show()
         while self.position.epoch < self.num_epochs:
             self._train_one_epoch()
             self._finish_epoch()
             interruption.check()
+        self._check_saved()
         return [self.space.derive(weights) for weights in self.space.weights(self.net)]
 
     # ---- one step ------------------------------------------------------------------------------
@@ -202,15 +207,10 @@ class Search:
         progress = Progress(f"{phase} {position.epoch + 1}/{self.num_epochs}",
                             self.steps_per_epoch,
                             (self.num_epochs - position.epoch - 1) * self.steps_per_epoch)
-        train_epoch(self._step, self.train_batches, position.epoch,
-                    lambda index: self.trainer.set_learning_rate(self._rate(index)),
-                    position.totals, progress, self.options.log_interval, self._maybe_checkpoint)
-        progress.close()
+        self._train(self._step, progress)
 
     def _maybe_checkpoint(self, done, collect):
-        every = self.options.checkpoint_every
-        due = every and done % every == 0 and done < self.steps_per_epoch
-        if due or interruption.requested():
+        if self._is_due(done) or interruption.requested():
             collect()
             self._checkpoint()
         interruption.check()
@@ -226,10 +226,10 @@ class Search:
                                              self.space.weights(self.net), alphas)
         self.log.info(epoch_line(row))
         self._checkpoint()
-        self.write()
+        self._show()
 
-    def write(self):
-        """Write what is to be seen: metrics, curves, alphas and their figure."""
+    def _draw(self):
+        """Metrics, curves, alphas and their figure."""
         position = self.position
         History(self.run.metrics, position.rows).write()
         draw_curves(position.rows, self.run.curves, self.options.title)
@@ -239,10 +239,7 @@ class Search:
                      self.options.title, self.options.warmup_epochs, self.space.derive)
 
     def _checkpoint(self):
-        step = self.position.epoch * self.steps_per_epoch + self.position.totals.step
-        try:
-            save_checkpoint(self.run.checkpoints, step, self.net,
+        self._check_finite()
+        with self._saving():
+            save_checkpoint(self.run.checkpoints, self._step_number(), self.net,
                             [self.trainer, self.alpha_trainer], asdict(self.position))
-        except SaveError as error:
-            raise UserError(f"could not save to {self.run.params}: {error}; make room, and go on "
-                            "from the last checkpoint with --resume") from None

@@ -20,11 +20,13 @@ from .device import select_contexts
 from .epoch import Normalize
 from .errors import UserError
 from .files import read_json, write_json
-from .fit import Fit, FitOptions, SaveFailed, evaluate_together
+from .fit import Fit, FitOptions, evaluate_together
 from .fusion import hybridize
 from .history import close_log, open_log, silent_log
+from .loop import SaveFailed
 from .machines import member
 from .objective import Objective
+from .options import NOT_COMPUTING
 from .progress import format_seconds
 from .run import Run
 from .schedule import Plateau, Schedule, proportional_milestones
@@ -33,12 +35,6 @@ from .workers import connect
 __all__ = ["train", "Recipe", "resolve_options", "as_user_error", "open_run", "write_config",
            "describe_dataset", "make_schedule", "make_trainer", "make_objective"]
 
-# Options that say how to run, not what to compute: a resumed run may change them.
-_FREE = {"config", "name", "resume", "overwrite", "gpus", "num_gpus", "num_data_workers",
-         "log_interval", "save_period", "keep", "checkpoint_every", "data_dir", "data_url",
-         "save_dir", "log_dir", "save_plot_dir", "logging_file", "summary", "rec_train",
-         "rec_train_idx", "rec_val", "rec_val_idx", "kv_store", "join_timeout",
-         "teacher_params"}
 # Options that each worker may have its own way: where things are on its machine.
 _OF_MACHINE = {"gpus", "num_data_workers", "data_dir", "data_url", "save_dir", "log_dir",
                "save_plot_dir", "rec_train", "rec_train_idx", "rec_val", "rec_val_idx",
@@ -55,7 +51,7 @@ class Recipe:
     describe : callable
         ``describe(options) -> dict`` names the network and its options; raises ValueError.
     build : callable
-        ``build(description, classes) -> HybridBlock``; raises ValueError.
+        ``build(description, classes, devices) -> HybridBlock``; raises ValueError.
     load_weights : callable
         ``load_weights(net, path, ctx)``; raises ValueError.
     make_batches : callable
@@ -126,6 +122,7 @@ def train(parser, argv, recipe):
         start = time.monotonic()
         with interruption.deferred():
             result = fit()
+        result["images_per_step"] = options.batch_size * len(contexts) * workers.count
         _report(log, run, fit, result, dataset, test_batches, time.monotonic() - start)
     except interruption.Interrupted as stop:
         how = "python" if workers.count == 1 else "the same launcher and"
@@ -154,17 +151,28 @@ def _begin(run, options):
 
 def resolve_options(parser, argv):
     """Options of the command line over those of --config, or of the run that is resumed."""
-    options = parser.parse_args(argv)
+    typed = options = parser.parse_args(argv)
     if options.config:
         parser.load_config(options.config)
-        options = parser.parse_args(argv)
+        options = _one_choice(typed, parser.parse_args(argv))
     stored = _stored_config(options)
     if stored is None:
         return options
     parser.load_config(stored)
-    merged = parser.parse_args(argv)
+    merged = _one_choice(typed, parser.parse_args(argv))
     merged.name = options.name or stored.parent.name
+    if Path(merged.log_dir).resolve() != stored.parent.parent.resolve():
+        raise UserError(f"{stored.parent} was begun with --log-dir {merged.log_dir} in another "
+                        "folder: go on from there, so that all its files are found")
     return merged
+
+
+def _one_choice(typed, options):
+    """The devices that were typed replace those of a file, which may say it the other way."""
+    for one, other in (("gpus", "num_gpus"), ("num_gpus", "gpus")):
+        if getattr(typed, one) is not None and getattr(typed, other) is None:
+            setattr(options, other, None)
+    return options
 
 
 def agreed_options(parser, argv):
@@ -246,11 +254,14 @@ def as_user_error(function, *arguments):
 
 
 def _check_precision(options, contexts):
-    if options.dtype == "float16" and contexts[0].device_type == "cpu":
+    if options.dtype != "float16":
+        return
+    if contexts[0].device_type == "cpu":
         raise UserError("--dtype float16 needs a GPU: MXNet has no usable float16 convolutions "
                         "on a CPU; use float32")
-    if options.resume and options.overwrite:
-        raise UserError("--resume keeps an earlier run and --overwrite deletes it: choose one")
+    if str(getattr(options, "norm_layer", None)).lower() == "syncbatchnorm":
+        raise UserError("--norm-layer SyncBatchNorm computes in float32 only: use --dtype float32, "
+                        "or BatchNorm")
 
 
 def default_name(options, description):
@@ -269,9 +280,11 @@ def open_run(options):
     Raises
     ------
     UserError
-        If a run of that name is there and neither --resume nor --overwrite was given, it is
-        to be resumed with other options, or another process works on it.
+        If a run of that name is there and neither --resume nor --overwrite was given, or both
+        were, it is to be resumed with other options, or another process works on it.
     """
+    if options.resume and options.overwrite:
+        raise UserError("--resume keeps an earlier run and --overwrite deletes it: choose one")
     run = Run(options.name, options.save_dir, options.log_dir, options.logging_file,
               options.save_plot_dir)
     run.lock()
@@ -285,7 +298,7 @@ def open_run(options):
 
 def _check_goes_on(options, stored):
     """Raise UserError unless the options compute what the stored ones do."""
-    for name in sorted(stored.keys() - _FREE):
+    for name in sorted(stored.keys() - NOT_COMPUTING):
         if _plain(getattr(options, name, None)) != stored[name]:
             raise UserError(f"a resumed run goes on as it began: --{name.replace('_', '-')} was "
                             f"{stored[name]}; drop the option, or start a new run with another "
@@ -315,7 +328,7 @@ def _make_networks(options, recipe, description, dataset, contexts):
     # MXNet draws the initial weights from NumPy's and its own global generators.
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
-    net, predictor = (as_user_error(recipe.build, description, dataset.classes)
+    net, predictor = (as_user_error(recipe.build, description, dataset.classes, len(contexts))
                       for _ in range(2))
     if options.resume_from:
         as_user_error(recipe.load_weights, net, options.resume_from, contexts)
@@ -417,7 +430,8 @@ def _report(log, run, fit, result, dataset, test_batches, seconds):
               if val_name != "test" and test_batches is not None else None)
     if run is None:
         return
-    for which, row in result.items():
+    for which in ("last", "best"):
+        row = result[which]
         how = f" (chosen by {val_name} accuracy)" if which == "best" else ""
         log.info(f"{which}, after {row['epoch'] + 1} epochs{how}: {val_name} accuracy "
                  f"{100 * row['val_accuracy']:.2f} %")

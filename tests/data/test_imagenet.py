@@ -1,4 +1,8 @@
 """Record files and folders of images: packing, verification, batches."""
+import resource
+import subprocess
+import sys
+
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
@@ -22,6 +26,7 @@ from data.photos import (
     random_part,
 )
 from data.streams import bit_stream
+from tests import scripts
 from tests.data.photo_files import broken_files, drawn, jpeg, odd_files, write_tree
 
 
@@ -337,3 +342,36 @@ def test_what_the_script_opens(tree, packed):
         open_imagenet(data_dir=tree / "none")
     with pytest.raises(DataError, match="there is no file"):
         open_imagenet(use_rec=True, rec_train=tree / "none.rec")
+
+
+@pytest.mark.parametrize("option", ["--seed", "--resize", "-j"])
+def test_numbers_of_the_packer_have_a_range(option, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["pack", "a", "b", option, "-1"])
+    assert ended.value.code == 2 and "must be a whole number" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_packing_in_a_line_and_leaves_nothing(tmp_path):
+    write_tree(tmp_path / "tree", classes=1, train=4, val=1)
+    result = subprocess.run(
+        [sys.executable, "-m", "data.imagenet", "pack", tmp_path / "tree", tmp_path / "out"],
+        cwd=scripts.ROOT, text=True, capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)))
+    scripts.assert_user_error(result, f"cannot write to {tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_record_shorter_than_its_header_is_damage(tmp_path):
+    writer = mx.recordio.MXRecordIO(str(tmp_path / "x.rec"), "w")
+    writer.write(b"short")
+    writer.close()
+    with pytest.raises(DataError, match="x.rec is damaged after 0 records"):
+        make_index(tmp_path / "x.rec")
+
+
+def test_a_photograph_that_vanishes_is_named(tmp_path):
+    tree = write_tree(tmp_path / "tree", classes=1, train=2, val=1)
+    photos = FolderPhotos(tree / "train")
+    next((tree / "train").rglob("*.JPEG")).unlink()
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        _epoch(PhotoBatches(photos, 2, size=24, train=False))

@@ -5,7 +5,7 @@ import mxnet as mx
 import pytest
 
 import model
-from model.zoo import build, describe
+from model.zoo import build, describe, script_options
 
 
 def _options(**given):
@@ -78,10 +78,46 @@ def test_attention_of_the_cifar_resnets():
     (dict(model="resnet18", blocks=3), "--blocks has no meaning for resnet18"),
     (dict(attention_at=["block"]), "--attention-at has no meaning for resnet_v2_cifar"),
     (dict(attention="CBUM"), "unknown attention 'CBUM'"),
+    (dict(model="resnet18", attention_at=["classifier"]), "name the unit, too"),
 ])
 def test_errors(given, message):
     with pytest.raises(ValueError, match=message):
         describe(_options(**given))
+
+
+@pytest.mark.parametrize("name, options, message", [
+    ("resnet18", dict(attn_options={"reduction": 4}), "name one with attention"),
+    ("resnet18", dict(drop_rate=2), r"drop_rate must lie in \[0, 1\), not 2"),
+    ("resnet_v2_cifar", dict(drop_rate=-0.5), r"drop_rate must lie in \[0, 1\)"),
+    ("resnet_v2_cifar", dict(act_options={"reduction": 2.0}), "a positive integer, not 2.0"),
+    ("resnet_v2_cifar", dict(activation="relu", act_options={"reduction": 2}),
+     "'relu' has no option 'reduction'. It has: none"),
+    ("resnet_v2_cifar", dict(activation="elu", act_options={"beta": 2}), "It has: alpha"),
+    ("resnet18_v1b", dict(activation="ChaATAC", act_options={"beta": 2}), "has no option 'beta'"),
+])
+def test_options_that_would_do_nothing_or_fail_later(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        model.get_model(name, **options)
+
+
+@pytest.mark.parametrize("given", [
+    {}, dict(act_type="swish", drop_rate=0.5), dict(reduction=4, use_relu=False),
+    dict(model="resnet18", attention="CBAM", attention_at=["block", "classifier"],
+         attn_reduction=8, spatial_kernel=3, width=0.5),
+    dict(model="resnet50_v1b", act_type="SeqATAC", act_kernel_size=5, last_gamma=True),
+])
+def test_script_options_are_the_inverse_of_describe(given):
+    description = describe(_options(**given))
+    found = script_options(description)
+    assert describe(_options(model=description["model"], **found)) == description
+
+
+def test_synchronised_normalisation_waits_for_the_devices_that_train():
+    description = {"model": "resnet18_v1b", "options": {"norm_layer": "syncbatchnorm"}}
+    for devices in (1, 3):
+        norm = build(description, 10, devices).bn1
+        assert norm._kwargs["ndev"] == devices
+    assert "norm_kwargs" not in description["options"]
 
 
 def test_the_package_imports_mxnet_with_its_first_name():

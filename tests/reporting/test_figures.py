@@ -36,10 +36,29 @@ def test_names_are_never_read_as_formulas(tmp_path):
     _pixels(tmp_path / "curves.png")
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, in place of their files."""
+    figures_drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: figures_drawn.append(figure))
+    return figures_drawn
+
+
 def test_depths(tmp_path):
     series = {"relu": [(1, mean([0.7, 0.72])), (2, mean([0.8]))], "$x": [(1, mean([0.75]))]}
     figures.draw_depths(series, tmp_path / "depths.png", "test")
     _pixels(tmp_path / "depths.png")
+
+
+def test_points_and_bars_of_depths(drawn):
+    figures.draw_depths({"relu": [(1, mean([0.7, 0.72])), (3, mean([0.8]))],
+                         "swish": [(1, mean([0.75]))]}, None, "test")
+    relu, swish = drawn[0].axes[0].containers
+    assert relu[0].get_ydata() == pytest.approx([71, 80])
+    assert relu[0].get_xdata() == pytest.approx([1, 3], abs=0.1)
+    assert swish[0].get_ydata() == pytest.approx([75])
+    bar = relu[2][0].get_segments()[0]
+    assert bar[:, 1] == pytest.approx([71 - 2 ** 0.5, 71 + 2 ** 0.5])
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -49,3 +68,11 @@ def test_confusion(tmp_path, classes):
     figures.draw_confusion(matrix, [f"$class_{index}" for index in range(classes)],
                            tmp_path / "confusion.png")
     _pixels(tmp_path / "confusion.png")
+
+
+def test_shares_of_a_confusion(drawn):
+    figures.draw_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], None)
+    axes = drawn[0].axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0.75, 0.25], [0, 0]])
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
+        ((0, 0), "75"), ((1, 0), "25")}

@@ -157,3 +157,31 @@ def test_a_searched_structure_in_few_words(tmp_path):
     run = load_run(folder)
     assert run.units == "relu + SSCBAM (2 CA, 1 SA(+)CA)"
     assert run.network == "resnet_v2_cifar b=1" and "structure" not in run.recipe
+
+
+def _with_images_per_step(folder, count):
+    _edit(folder / "result.json", lambda result: result.update(images_per_step=count))
+    return folder
+
+
+def test_other_steps_are_another_configuration(tmp_path):
+    """--batch-size is of each device and worker, of which config.json does not tell."""
+    runs = load_runs([_with_images_per_step(write_run(tmp_path, f"a{seed}", seed), count)
+                      for seed, count in enumerate((128, 128, 256))]
+                     + [write_run(tmp_path, "older", 3)], print)
+    found = configurations(runs)
+    assert [[run.name for run in each.runs] for each in found] == [["a0", "a1", "older"], ["a2"]]
+    assert found[1].options == "images_per_step=256"
+
+
+def test_steps_that_are_no_number_are_damage(tmp_path):
+    with pytest.raises(DamagedRun, match="images of a step"):
+        load_run(_with_images_per_step(write_run(tmp_path, "one"), "many"))
+
+
+@pytest.mark.parametrize("option, value", [("join_timeout", 600), ("kv_store", "dist_sync"),
+                                           ("rec_val", "/elsewhere/val.rec")])
+def test_ways_to_run_do_not_tell_runs_apart(option, value, tmp_path):
+    runs = load_runs([write_run(tmp_path, "a", 0), write_run(tmp_path, "b", 1, **{option: value})],
+                     print)
+    assert len(configurations(runs)) == 1

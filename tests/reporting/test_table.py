@@ -147,3 +147,29 @@ def test_markdown_is_aligned_and_escaped():
         "| -------- | ----: |\n"
         "| a\\|b\\<i> |     1 |\n"
         "| c        |  22.5 |\n\n- note\n")
+
+
+def _chosen_by_validation(folder, accuracy):
+    result = json.loads((folder / "result.json").read_text())
+    result.update(val_name="validation")
+    if accuracy:
+        result.update(test={which: {"accuracy": accuracy} for which in ("last", "best")})
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def test_differences_are_of_the_test_images_where_they_are_known(tmp_path):
+    made = [write_run(tmp_path, "relu"), _chosen_by_validation(
+        write_run(tmp_path, "swish", activation="swish"), 0.5)]
+    runs = load_runs(made, print)
+    row, = _read(table.difference_csv(configurations(runs), "relu"))
+    assert float(row["last_difference"]) == pytest.approx(0.5 - runs[0].last["val_accuracy"])
+
+
+def test_accuracies_on_other_images_are_no_difference(tmp_path):
+    made = [write_run(tmp_path, "relu"), _chosen_by_validation(
+        write_run(tmp_path, "swish", activation="swish"), None)]
+    compared = configurations(load_runs(made, print))
+    assert _read(table.difference_csv(compared, "relu")) == []
+    shown = table.difference_table(compared, "relu")
+    assert shown.rows == [] and "test or validation images" in shown.notes[-1]

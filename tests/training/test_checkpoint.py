@@ -63,6 +63,21 @@ def test_going_on_gives_the_same_bits(tmp_path, optimizer, settings):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+@pytest.mark.parametrize("optimizer, settings", [("nag", {"momentum": 0.9}), ("adam", {})])
+def test_one_from_before_the_first_update(tmp_path, optimizer, settings):
+    """As after skipped float16 steps, or in the warm-up of a search."""
+    net, trainer = _network(optimizer=optimizer, **settings)
+    save_checkpoint(tmp_path, 0, net, trainer, {})
+    _train(net, trainer, 3)
+    expected = _params(net)
+
+    net, trainer = _network(optimizer=optimizer, seed=9, **settings)
+    load_checkpoint(*newest_state(tmp_path, _no_warning), net, trainer)
+    _train(net, trainer, 3)
+    for name, value in _params(net).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
 def test_float16_keeps_its_master_weights(tmp_path):
     """A network of products: MXNet has no float16 convolutions or dense layers on a CPU."""
     class Scale(gluon.nn.HybridBlock):
@@ -158,6 +173,7 @@ def test_half_written_ones_do_not_count(tmp_path):
 
 def test_another_network_or_optimizer_is_refused(tmp_path):
     net, trainer = _network()
+    _train(net, trainer, 1)
     path = save_checkpoint(tmp_path, 1, net, trainer, {})
     state = newest_state(tmp_path, _no_warning)[1]
     with pytest.raises(CheckpointError, match="another network"):

@@ -13,6 +13,7 @@ from training.epoch import (
     Normalize,
     Step,
     Totals,
+    copy_parameters,
     evaluate,
     to_device,
     train_epoch,
@@ -214,3 +215,26 @@ def test_images_go_to_the_device_without_a_copy():
     assert not images.flags.writeable
     np.testing.assert_array_equal(on_device.asnumpy(), images)
     assert to_device(np.arange(3), mx.cpu(), np.int32).dtype == np.int32
+
+
+def test_the_predictor_gets_what_is_saved(tmp_path):
+    """Of several devices, whose normalisations saw different images, the mean."""
+    def network(contexts):
+        net = gluon.nn.HybridSequential()
+        net.add(gluon.nn.BatchNorm(in_channels=3), gluon.nn.Flatten(),
+                gluon.nn.Dense(10, in_units=3 * 32 * 32))
+        net.initialize(ctx=contexts)
+        return net
+
+    devices = [mx.cpu(0), mx.cpu(1)]
+    net, predictor = network(devices), network(devices)
+    train_epoch(_step(net, devices), Batches(_images(48), 16), 0, lambda _: None, Totals(),
+                _progress())
+    means = [part.asnumpy() for part in net[0].running_mean.list_data()]
+    assert (means[0] != means[1]).any()
+    copy_parameters(net, predictor)
+    net.save_parameters(str(tmp_path / "net.params"))
+    saved = nd.load(str(tmp_path / "net.params"))
+    for name, parameter in predictor._collect_params_with_prefix().items():
+        for part in parameter.list_data():
+            np.testing.assert_array_equal(part.asnumpy(), saved[name].asnumpy(), err_msg=name)

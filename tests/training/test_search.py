@@ -1,6 +1,7 @@
 """The search on a toy task in which one structure is truly better."""
 import csv
 import logging
+import shutil
 from functools import partial
 
 import mxnet as mx
@@ -11,7 +12,10 @@ from mxnet import gluon
 from data import ImageSet
 from data.batches import Batches
 from model import structure
-from training.epoch import Normalize
+from training.checkpoint import list_checkpoints
+from training.epoch import NonFiniteLoss, Normalize
+from training.errors import UserError
+from training.loop import SaveFailed
 from training.objective import Objective
 from training.run import Run
 from training.schedule import Schedule
@@ -198,8 +202,9 @@ def test_the_gradient_of_alpha_is_that_of_loss_and_penalty(tmp_path):
                                atol=1e-6)
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, held_out):
+@pytest.mark.parametrize("held_out, epoch", [(False, 1), (True, 1), (False, 0)],
+                         ids=["shared", "held out", "in the warm-up"])
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, held_out, epoch):
     make = partial(_search, seed=0, warmup=1, epochs=2, images=192, checkpoint_every=5,
                    held_out=_task(96, 5) if held_out else None)
     whole = make(tmp_path / "whole")
@@ -210,7 +215,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, held_out):
 
     def stop(done, collect):
         original(done, collect)
-        if first.position.epoch == 1 and done == 5:
+        if first.position.epoch == epoch and done == 5:
             raise KeyboardInterrupt
     first._maybe_checkpoint = stop
     with pytest.raises(KeyboardInterrupt):
@@ -224,6 +229,61 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, held_out):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
     assert ((tmp_path / "parts/logs/toy/alphas.csv").read_bytes()
             == (tmp_path / "whole/logs/toy/alphas.csv").read_bytes())
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    search = _search(tmp_path, 0, warmup=1, epochs=1, images=64)
+    original = search._maybe_checkpoint
+
+    def spoil(done, collect):
+        original(done, collect)
+        if done == 2:    # after the last loss that is looked at
+            search.net.output.bias.set_data(mx.nd.array([np.nan, 0]))
+    search._maybe_checkpoint = spoil
+    with pytest.raises(NonFiniteLoss, match="weights are not finite"):
+        search()
+    assert not list_checkpoints(search.run.checkpoints)
+
+
+def test_a_save_that_fails_is_tried_again(tmp_path, monkeypatch, caplog):
+    search = _search(tmp_path, 0, warmup=1, epochs=1, images=64)
+    folder = search.run.checkpoints
+    folder.write_text("in the way")
+    caplog.set_level(logging.INFO)
+    original = search._finish_epoch
+
+    def clear_the_way():
+        original()
+        if folder.is_file():
+            folder.unlink()
+    search._finish_epoch = clear_the_way
+    search()
+    assert "the next save tries again" in caplog.text and len(list_checkpoints(folder)) == 1
+
+
+def test_an_end_that_is_not_saved_is_an_error(tmp_path):
+    search = _search(tmp_path, 0, warmup=0, epochs=1, images=64)
+    search.run.checkpoints.write_text("in the way")
+    with pytest.raises(SaveFailed, match="the end of the run is not saved"):
+        search()
+
+
+def test_figures_that_cannot_be_written_do_not_end_the_search(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("training.search.draw_weights", full)
+    assert _search(tmp_path, 0, warmup=0, epochs=1, images=64)()
+    assert "could not write figures" in caplog.text and "No space left" in caplog.text
+
+
+def test_a_search_without_its_checkpoints_is_not_begun_anew(tmp_path):
+    search = _search(tmp_path, 0, warmup=0, epochs=1, images=64)
+    search()
+    search.run.structure.write_text("{}")
+    shutil.rmtree(search.run.checkpoints)
+    search.run.unlock()
+    with pytest.raises(UserError, match="holds no checkpoint to go on from"):
+        _search(tmp_path, 0, warmup=0, epochs=1, images=64).resume()
 
 
 # ---- what is left to read ------------------------------------------------------------------------
