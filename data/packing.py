@@ -18,6 +18,7 @@ from data.dataset import DataError
 from data.imagenet import RecordFile
 from data.photos import decode, list_photos
 from data.streams import permutation
+from training.options import int32, seed
 
 __all__ = ["pack", "verify", "make_index", "main"]
 
@@ -39,21 +40,21 @@ def make_parser():
     command.add_argument("folder", metavar="FOLDER", help="holds train/ and, usually, val/")
     command.add_argument("out", metavar="OUT", help="folder to make: train.rec, val.rec, "
                          "their .idx and .lst, synset.txt; skipped.txt if need be")
-    command.add_argument("--resize", type=_natural, default=480, metavar="PX",
+    command.add_argument("--resize", type=int32, default=480, metavar="PX",
                          help="shrink the shorter side to this; never enlarges; 0 keeps the "
                               "size (default: 480)")
     command.add_argument("--quality", type=int, default=95, metavar="Q", choices=range(1, 101),
                          help="of the JPEGs, 1 to 100 (default: 95)")
-    command.add_argument("-j", "--num-workers", type=_natural, default=4, metavar="N",
+    command.add_argument("-j", "--num-workers", type=int32, default=4, metavar="N",
                          help="threads (default: 4)")
-    command.add_argument("--seed", type=_natural, default=0, metavar="N",
+    command.add_argument("--seed", type=seed, default=0, metavar="N",
                          help="of the training records' order")
     command.set_defaults(action=lambda o: pack(o.folder, o.out, o.resize, o.quality,
                                                o.num_workers, o.seed))
 
     command = commands.add_parser("verify", help="read and decode record by record")
     command.add_argument("out", metavar="OUT", help="folder with .rec files, or one .rec file")
-    command.add_argument("-j", "--num-workers", type=_natural, default=4, metavar="N",
+    command.add_argument("-j", "--num-workers", type=int32, default=4, metavar="N",
                          help="threads (default: 4)")
     command.set_defaults(action=lambda o: verify(o.out, o.num_workers))
 
@@ -61,12 +62,6 @@ def make_parser():
     command.add_argument("rec", metavar="FILE.rec")
     command.set_defaults(action=lambda o: make_index(o.rec))
     return parser
-
-
-def _natural(text):
-    if not text.isdecimal() or int(text) >= 2 ** 31:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not '{text}'")
-    return int(text)
 
 
 @contextlib.contextmanager

@@ -94,11 +94,8 @@ class Fit(Loop):
 
     Parameters
     ----------
-    net : mxnet.gluon.HybridBlock
-        Initialized on `contexts`.
-    predictor : mxnet.gluon.HybridBlock
-        A second network of the same structure, initialized, for prediction: see
-        `copy_parameters`.
+    net, predictor
+        As for `training.loop.Loop`.
     trainer : mxnet.gluon.Trainer
     objective : training.objective.Objective
     schedule : training.schedule.Schedule

@@ -47,9 +47,14 @@ def natural(text):
     return _number(text, int, lambda v: v >= 0, "a whole number of at least 0")
 
 
+def int32(text):
+    """An integer of at least 0 that 32 bits hold with its sign."""
+    return _number(text, int, lambda v: 0 <= v < 2 ** 31, "a whole number from 0 to 2147483647")
+
+
 def seed(text):
     """An integer that every random generator here accepts as a seed."""
-    return _number(text, int, lambda v: 0 <= v < 2 ** 31, "a whole number from 0 to 2147483647")
+    return int32(text)
 
 
 def numbers(text):
