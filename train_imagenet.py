@@ -204,14 +204,13 @@ def load_teacher(options, classes, contexts):
     from mxnet import nd
 
     from model.zoo import MODELS, load_weights
-    from trained import check_description, load_network
-    from training.files import read_json
+    from trained import load_network, read_description
 
     path = options.teacher_params
     description = {"model": options.teacher, "options": {}}
     beside = os.path.splitext(path)[0] + ".json" if path else ""
     if beside and os.path.isfile(beside):
-        description = check_description(read_json(beside), beside)
+        description = read_description(beside)
         if description["model"].lower() != options.teacher.lower():
             raise ValueError(f"{beside} says that the file holds {description['model']}, not the "
                              f"--teacher {options.teacher}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from training.errors import UserError
 from training.files import read_json
 
-__all__ = ["check_description", "find_description", "load_network"]
+__all__ = ["check_description", "find_description", "load_network", "read_description"]
 
 
 def find_description(path, options):
@@ -38,12 +38,28 @@ def find_description(path, options):
     beside = path.with_suffix(".json")
     try:
         if beside.is_file():
-            return check_description(read_json(beside), beside)
+            return read_description(beside)
         if not options.model or not options.dataset:
             raise UserError(f"{path} has no description beside it ({beside.name}): say what it "
                             "holds with --model, --dataset and the options of the network")
         from model.zoo import describe
         return describe(options)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def read_description(path):
+    """The description that a JSON file holds, checked.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read or is none.
+    """
+    try:
+        return check_description(read_json(path), path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -13,9 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from trained import check_description
+from trained import read_description
 from training.errors import UserError, run_script
-from training.files import read_json, replacing, sha256, write_json, write_text
+from training.files import replacing, sha256, write_json, write_text
 from training.options import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,12 +60,7 @@ def check(folder):
 
 
 def _described(path):
-    try:
-        description = check_description(read_json(path), path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    description = read_description(path)
     if ("sha256" not in description or "classes" not in description["dataset"]
             or not description.get("figures", {}).keys() >= set(_FIGURES)):
         raise UserError(f"{path} lacks the SHA-256, the classes or the figures of a finished run")
