@@ -14,7 +14,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check-gpu  train and evaluate in float16 on one or two GPUs, if there are any"
 	@echo "make study   train and compare the attention studies, small (DATA_DIR=folder of CIFAR-10)"
-	@echo "make bench   measure speed beside PyTorch and the reference's style (ONLY=step,...)"
+	@echo "make bench   measure speed beside PyTorch and the reference's style (ONLY=step,... ROUNDS=3)"
 	@echo "make lint    check the code's style"
 	@echo "make env     only build .venv"
 
@@ -65,6 +65,6 @@ study: env
 
 bench: env-dev .venv-torch/.installed
 	.venv/bin/python -m pip install -q --no-deps -r requirements-openvino.txt
-	.venv/bin/python -m benchmarks.bench $(if $(ONLY),--only $(ONLY)) \
+	.venv/bin/python -m benchmarks.bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
-	.venv/bin/python -m benchmarks.growth
+	.venv/bin/python -m benchmarks.growth $(if $(ROUNDS),--rounds $(ROUNDS))

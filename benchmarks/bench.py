@@ -36,8 +36,8 @@ _TORCH = ("PyTorch eager", "PyTorch channels_last", "PyTorch compiled", "PyTorch
           "PyTorch compiled bf16")
 _EXPORTED = ("ours, ONNX Runtime", "ours, OpenVINO", "ours, OpenVINO bf16")
 _LINE_UP = {
-    "pipeline": ("ours", "reference style", "PyTorch eager", "PyTorch channels_last",
-                 "PyTorch compiled"),
+    "pipeline": ("ours", "step alone", "reference style", "PyTorch eager",
+                 "PyTorch channels_last", "PyTorch compiled"),
     "step": ("ours", "reference style", *_TORCH),
     "inference": ("ours", *_EXPORTED, *_TORCH),
     "data": ("ours", "reference style", "PyTorch eager"),
@@ -68,7 +68,6 @@ class Contestant:
         if answer:
             self.num_params = answer["num_params"]
             self._signal(signal.SIGSTOP)
-        return self
 
     def round(self):
         self._signal(signal.SIGCONT)
@@ -81,6 +80,8 @@ class Contestant:
             self._signal(signal.SIGSTOP)
 
     def stop(self):
+        if self.process is None:
+            return
         if self.process.poll() is None:
             self._signal(signal.SIGKILL)
         self.process.communicate()
@@ -115,7 +116,8 @@ def contest(name, workload, options):
     try:
         for each in line_up:
             show(f"{name}: preparing {each}")
-            contestants.append(Contestant(each).start(name, options))
+            contestants.append(Contestant(each))    # before it starts: it may be broken off there
+            contestants[-1].start(name, options)
         for number in range(options.rounds):
             for each in contestants[number % len(contestants):] + \
                     contestants[:number % len(contestants)]:
@@ -131,6 +133,13 @@ def contest(name, workload, options):
 def show(text):
     print(f"\r\033[K{text}" if sys.stderr.isatty() else text, end="" if sys.stderr.isatty()
           else "\n", file=sys.stderr, flush=True)
+
+
+def _end(number, _):
+    """End in order, or stopped contestants would outlive this process."""
+    # make passes on the signal that it gets: the second must not break off what the first began.
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 # ---- start-up ---------------------------------------------------------------------------------
@@ -274,8 +283,7 @@ def main(argv=None):
     unknown = [group for group in groups if group not in (*GROUPS, "start-up")]
     if unknown:
         raise UserError(f"--only knows {', '.join([*GROUPS, 'start-up'])}, not {unknown[0]}")
-    # Stopped contestants would outlive this process.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     if not Path(options.torch_python).is_file():
         show(f"PyTorch is left out: there is no {options.torch_python}; `make bench` installs it")
         options.torch_python = None

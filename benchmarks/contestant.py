@@ -19,6 +19,7 @@ __all__ = ["CONTESTANTS"]
 # returns (number of parameters, function that works through one round and waits for its end).
 CONTESTANTS = {
     "ours": ("benchmarks.ours", "gluon"),
+    "step alone": ("benchmarks.ours", "step"),    # ours; for what the pipeline costs on top of it
     "ours, ONNX Runtime": ("benchmarks.ours", "onnxruntime"),
     "ours, OpenVINO": ("benchmarks.ours", "openvino"),
     "ours, OpenVINO bf16": ("benchmarks.ours", "openvino bfloat16"),

@@ -19,9 +19,9 @@ __all__ = ["prepare"]
 
 
 def prepare(mode, workload, data_dir):
-    if workload.kind == "inference" and mode != "gluon":
-        return _exported(mode, workload)
-    return _KINDS[workload.kind](workload, data_dir)
+    if mode in ("gluon", "step"):
+        return _KINDS[mode if mode == "step" else workload.kind](workload, data_dir)
+    return _exported(mode, workload)
 
 
 def _batches(workload, data_dir, prefetch):
