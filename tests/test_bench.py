@@ -1,5 +1,7 @@
 """The benchmarks: that they run, on real images, and say what they measured; not how fast."""
 import csv
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,14 +54,23 @@ def test_no_contestant_outlives_the_benchmark(real_cifar10, tmp_path, moment):
         assert process.poll() is None
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.terminate()
-    time.sleep(0.02)
-    process.terminate()    # as from a terminal through make
     process.communicate(timeout=30)
     assert process.returncode == 143
     deadline = time.monotonic() + 30    # one that was just being started ends by itself
     while [each for each in children if Path(f"/proc/{each}").exists()]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_second_signal_does_not_break_off_the_end():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            bench._end(signal.SIGTERM, None)
+        assert ended.value.code == 143
+        os.kill(os.getpid(), signal.SIGTERM)    # would end this process
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_unknown_group():
