@@ -44,8 +44,9 @@ def make_parser():
                              "name, or those of --model, which may be such a name, or a network "
                              "with its options")
     parser.add_argument("--all-released", action="store_true",
-                        help="score all released parameters and show them beside what they are "
-                             "listed with; exit code 1 if any differs")
+                        help="score all released parameters (with --dataset, those of that data "
+                             "set) and show them beside what they are listed with; exit code 1 if "
+                             "any differs")
     parser.add_argument("--onnx", metavar="FILE.onnx",
                         help="score an exported network, in place of --params; of a file that "
                              "export.py did not write, --dataset says what it was trained on")
@@ -171,11 +172,8 @@ def score_released(options, contexts):
     from model.zoo import RELEASED, verify_file
     from reporting.table import released_table, to_markdown
 
-    if options.model or options.dataset:
-        raise UserError("--all-released takes every network on its own data set: drop --model and "
-                        "--dataset")
     found = []
-    for released in RELEASED:
+    for released in choose_released(options, RELEASED):
         try:
             verify_file(released.path, released)
         except ValueError as error:
@@ -189,6 +187,23 @@ def score_released(options, contexts):
         found.append((released, description, scores))
     print("\n" + to_markdown(released_table(found)))
     return int(any(differs(released, scores) for released, _, scores in found))
+
+
+def choose_released(options, released):
+    """Those of the data set that --dataset names, or all."""
+    if options.model:
+        raise UserError("--all-released takes every network: drop --model")
+    chosen = [each for each in released
+              if not options.dataset or each.dataset == options.dataset.lower()]
+    datasets = sorted({each.dataset for each in chosen})
+    if not chosen:
+        known = ", ".join(sorted({each.dataset for each in released}))
+        raise UserError(f"nothing that was trained on {options.dataset} is released; there are "
+                        f"networks for {known}")
+    if len(datasets) > 1 and (options.data_dir or options.data_url):
+        raise UserError("--data-dir and --data-url are of one data set, and there are networks for "
+                        f"{' and '.join(datasets)}: choose with --dataset")
+    return chosen
 
 
 def differs(released, scores):

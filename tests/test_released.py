@@ -1,5 +1,6 @@
 """Released parameters, the logs behind them, and the README's tables made from both."""
 import csv
+import dataclasses
 import re
 import shutil
 
@@ -94,9 +95,24 @@ def test_a_released_network_is_exported_by_name(tmp_path):
     (["--pretrained"], ["needs a name"]),
     (["--model", "resnet18", "--pretrained"], ["no parameters of this resnet18 on cifar10",
                                                "cifar10-ChaATAC-b1"]),
-    (["--all-released", "--model", "resnet18"], ["drop --model"])])
+    (["--all-released", "--model", "resnet18"], ["drop --model"]),
+    (["--all-released", "--dataset", "imagenet"], ["nothing that was trained on imagenet"])])
 def test_what_is_not_released_is_refused_in_one_line(argv, words, tmp_path):
     assert_user_error(run("evaluate.py", *argv, cwd=tmp_path), *words)
+
+
+def test_a_folder_of_data_is_of_one_data_set():
+    cifar10 = _released("cifar10-relu-b1")
+    both = [cifar10, dataclasses.replace(cifar10, dataset="cifar100")]
+
+    def choose(*argv):
+        options = evaluate.make_parser().parse_args(["--all-released", *argv])
+        return evaluate.choose_released(options, both)
+
+    assert choose() == both
+    assert choose("--dataset", "CIFAR10", "--data-dir", "folder") == [cifar10]
+    with pytest.raises(UserError, match="cifar10 and cifar100: choose with --dataset"):
+        choose("--data-dir", "folder")
 
 
 # ---- releasing ------------------------------------------------------------------------------
