@@ -15,6 +15,9 @@ from training.errors import UserError
 from training.files import read_json, sha256
 
 _README = (ROOT / "README.md").read_text(encoding="utf-8")
+_LOGS = sorted(each.parent for each in (ROOT / "logs").glob("*-seed*/result.json"))
+_ABLATIONS = [each.name for each in _LOGS if each.name.startswith("ablations-")
+              ] + ["cifar10-ChaATAC-b1-seed0", "cifar10-relu-b1-seed0"]
 _LOG_FILES = ("config.json", "metrics.csv", "train.log", "curves.png", "result.json")
 
 
@@ -157,17 +160,20 @@ def test_what_must_not_be_released_is_refused(spoil, message, run_folder):
 
 # ---- the README's tables --------------------------------------------------------------------
 
-def test_the_readme_s_tables_come_from_the_committed_logs(tmp_path):
+@pytest.mark.parametrize("name, argv, pictures", [
+    ("cifar10", ["--grid", ROOT / "studies/cifar10.json", "--finished"], ["depths.png"]),
+    ("cifar100", ["--grid", ROOT / "studies/cifar100.json", "--finished", "--baseline", "relu"], []),
+    ("ablations", ["--runs", *(f"logs/{name}" for name in _ABLATIONS)], [])])
+def test_the_readme_s_tables_come_from_the_committed_logs(name, argv, pictures, tmp_path):
     """From the logs alone, without parameters beside them; byte for byte."""
-    for folder in (ROOT / "logs").glob("cifar10-*"):
-        if (folder / "result.json").is_file():
-            shutil.copytree(folder, tmp_path / "logs" / folder.name)
-    result = run("compare.py", "--grid", ROOT / "studies/cifar10.json", "--finished", "--out",
-                 "reports/cifar10", cwd=tmp_path)
+    for folder in _LOGS:
+        shutil.copytree(folder, tmp_path / "logs" / folder.name)
+    result = run("compare.py", *argv, "--out", f"reports/{name}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    text = (tmp_path / "reports/cifar10/table.md").read_text(encoding="utf-8")
+    text = (tmp_path / "reports" / name / "table.md").read_text(encoding="utf-8")
     *sections, of_runs = re.split(r"^## .*\n\n", text, flags=re.M)[1:]
-    assert len(sections) == 2 and "cifar10-relu-b1-seed0" in of_runs
+    assert sections and f"{name}-" in of_runs
     for section in sections:
         assert section.strip() in _README
-    assert (tmp_path / "reports/cifar10/depths.png").stat().st_size > 10_000
+    for picture in pictures:
+        assert (tmp_path / "reports" / name / picture).stat().st_size > 10_000
