@@ -210,7 +210,7 @@ def search(options, run, description, kind, unit_options, found):
     contexts = select_contexts(options.gpus, options.num_gpus)
     dataset, *batches = as_user_error(make_batches, options, options.batch_size * len(contexts))
     net, predictor = make_networks(options, contexts, partial(
-        as_user_error, build_searchable, description, kind, unit_options, dataset.classes))
+        as_user_error, build_searchable, description, kind, unit_options, dataset.outputs))
     space = make_space(options)
     create_run(options, run)
     log = open_log(run.log_file)
@@ -218,7 +218,7 @@ def search(options, run, description, kind, unit_options, found):
         log.info(f"run {run.name}: {options.model} with searchable {kind}")
         log.info(dataset.description)
         looking = Search(net, predictor, space, *make_trainers(options, net, space),
-                         Objective(dataset.classes), make_schedule(options, len(batches[0])),
+                         Objective(dataset.outputs), make_schedule(options, len(batches[0])),
                          *batches, Normalize(dataset.mean, dataset.std), contexts, run, log,
                          make_search_options(options, dataset))
         if not (options.resume and looking.resume()):

@@ -1,13 +1,19 @@
 """CIFAR-10 and CIFAR-100 from the official binary files.
 
 A CIFAR-10 record is 3073 bytes: the label, then 1024 red, 1024 green and 1024 blue bytes,
-each plane row by row. A CIFAR-100 record has a coarse label (not used here) in front of
-the fine one, 3074 bytes. Any whole number of records is a valid file, so a prefix of the
+each plane row by row. A CIFAR-100 record is 3074 bytes: the coarse label (its superclass,
+0 to 19), the fine one (0 to 99), then the pixels. Any whole number of records is a valid file, so a prefix of the
 data set is a data set; some of CIFAR-10's batch files may be empty.
 
 The files are looked for in the data folder and in the folder of the official archive
 inside it. If they are missing, the archive is downloaded: another URL is held to the same
 MD5 sum unless it ends in ``#md5=HEX``, which states its own.
+
+CIFAR-100 comes in three forms. ``cifar100`` has the 100 fine labels. ``cifar100-coarse`` has
+the 20 superclasses, under 20 outputs. ``cifar100-authors`` has the 20 superclasses under 100
+outputs: what the authors of "Attention as Activation" trained on, since
+``gluon.data.vision.CIFAR100`` gives coarse labels unless it is told ``fine_label=True`` (they
+said so for their next paper: YimianDai/open-aff, issue 14).
 
 A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
 https://www.cs.toronto.edu/~kriz/cifar.html
@@ -19,7 +25,8 @@ from pathlib import Path
 
 from data.dataset import DataError, Dataset, ImageSet, register_dataset
 
-__all__ = ["MEAN", "STD", "load_cifar10", "load_cifar100"]
+__all__ = ["MEAN", "STD", "load_cifar10", "load_cifar100", "load_cifar100_authors",
+           "load_cifar100_coarse"]
 
 # The values of the reference implementation, which uses those of CIFAR-10 for CIFAR-100
 # too. The standard deviation over all pixels of CIFAR-10 is (0.247, 0.243, 0.262); these
@@ -29,6 +36,7 @@ STD = (0.2023, 0.1994, 0.2010)
 
 _IMAGE_BYTES = 3 * 32 * 32
 _NAMES_FILE_BYTES = 1 << 16    # far more than a list of 100 class names needs
+_NAMES_FILES = ("batches.meta.txt", "fine_label_names.txt", "coarse_label_names.txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +50,12 @@ class _Layout:
     train_files: tuple
     test_files: tuple
     names_file: str
-    label_bytes: int            # the last of them is the label
+    label_bytes: int
+    label_at: int               # which of them is the label
     classes: int
     train_records: int          # in the complete set
     test_records: int
+    outputs: int = None         # of the network, where they are not as many as the classes
 
     @property
     def record_bytes(self):
@@ -61,7 +71,7 @@ class _Layout:
         train = self.train_records // len(self.train_files) * self.record_bytes
         test = self.test_records // len(self.test_files) * self.record_bytes
         return {**dict.fromkeys(self.train_files, train), **dict.fromkeys(self.test_files, test),
-                self.names_file: _NAMES_FILE_BYTES}
+                **dict.fromkeys(_NAMES_FILES, _NAMES_FILE_BYTES)}
 
 
 CIFAR10 = _Layout(
@@ -72,7 +82,7 @@ CIFAR10 = _Layout(
     train_files=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     test_files=("test_batch.bin",),
     names_file="batches.meta.txt",
-    label_bytes=1, classes=10, train_records=50000, test_records=10000)
+    label_bytes=1, label_at=0, classes=10, train_records=50000, test_records=10000)
 
 CIFAR100 = _Layout(
     title="CIFAR-100",
@@ -82,7 +92,13 @@ CIFAR100 = _Layout(
     train_files=("train.bin",),
     test_files=("test.bin",),
     names_file="fine_label_names.txt",
-    label_bytes=2, classes=100, train_records=50000, test_records=10000)
+    label_bytes=2, label_at=1, classes=100, train_records=50000, test_records=10000)
+
+CIFAR100_COARSE = dataclasses.replace(CIFAR100, title="CIFAR-100 (20 superclasses)",
+                                      names_file="coarse_label_names.txt", label_at=0, classes=20)
+
+CIFAR100_AUTHORS = dataclasses.replace(CIFAR100_COARSE, outputs=100,
+                                       title="CIFAR-100 (as the authors had it)")
 
 
 @register_dataset("cifar10")
@@ -97,8 +113,21 @@ def load_cifar100(data_dir=None, data_url=None, log=print):
     return _load("cifar100", CIFAR100, data_dir, data_url, log)
 
 
+@register_dataset("cifar100-coarse")
+def load_cifar100_coarse(data_dir=None, data_url=None, log=print):
+    """CIFAR-100 with its 20 superclasses; the default folder is that of CIFAR-100."""
+    return _load("cifar100-coarse", CIFAR100_COARSE, data_dir, data_url, log)
+
+
+@register_dataset("cifar100-authors")
+def load_cifar100_authors(data_dir=None, data_url=None, log=print):
+    """CIFAR-100 with its 20 superclasses under the 100 outputs that the authors trained."""
+    return _load("cifar100-authors", CIFAR100_AUTHORS, data_dir, data_url, log)
+
+
 def _load(name, layout, data_dir, data_url, log):
-    root = Path(data_dir or Path("~", ".mxnet", "datasets", name)).expanduser()
+    # All forms of CIFAR-100 are in one place.
+    root = Path(data_dir or Path("~", ".mxnet", "datasets", name.split("-")[0])).expanduser()
     try:
         folder = _find(layout, root)
     except OSError as error:
@@ -108,7 +137,8 @@ def _load(name, layout, data_dir, data_url, log):
                    (layout.train_files, layout.test_files))
     return Dataset(name=name, title=layout.title, class_names=_class_names(layout, folder),
                    mean=MEAN, std=STD, train=train, val=test, test=test,
-                   official_train=layout.train_records, official_test=layout.test_records)
+                   official_train=layout.train_records, official_test=layout.test_records,
+                   outputs=layout.outputs)
 
 
 def _find(layout, root):
@@ -146,7 +176,7 @@ def _download(layout, root, url, log):
             unpacked = Path(temporary, layout.subfolder)
             unpacked.mkdir()
             fetch(url, layout.md5, archive, log)
-            unpack(archive, unpacked, layout.max_bytes, optional={layout.names_file})
+            unpack(archive, unpacked, layout.max_bytes, optional=_NAMES_FILES)
             _move(unpacked, folder)
     except (DataError, OSError) as error:
         raise DataError(
@@ -183,7 +213,7 @@ def _read(layout, folder, files):
             stop = start + count
             records = np.fromfile(path, np.uint8, count * layout.record_bytes)
             records = records.reshape(count, layout.record_bytes)
-            labels[start:stop] = records[:, layout.label_bytes - 1]
+            labels[start:stop] = records[:, layout.label_at]
             images[start:stop] = records[:, layout.label_bytes:].reshape(-1, 3, 32, 32)
             _check_labels(layout, path, labels[start:stop])
             start = stop

@@ -61,6 +61,8 @@ class Dataset:
         How many images the complete data set has.
     image_size : int, default 32
         Height and width.
+    outputs : int, optional
+        How many outputs a network for it has; as many as there are classes if not given.
     """
 
     name: str
@@ -74,6 +76,11 @@ class Dataset:
     official_train: int
     official_test: int
     image_size: int = 32
+    outputs: int = None
+
+    def __post_init__(self):
+        if self.outputs is None:
+            object.__setattr__(self, "outputs", len(self.class_names))
 
     @property
     def classes(self):
@@ -90,8 +97,11 @@ class Dataset:
         """One line that counts the images."""
         held_out = ("" if self.val is self.test else
                     f"{len(self.val):,} held out for validation, ")
+        unused = ("" if self.outputs == self.classes else
+                  f"; {self.classes} classes under {self.outputs} outputs")
         return (f"{self.title}: {len(self.train):,} of {self.official_train:,} training "
-                f"images, {held_out}{len(self.test):,} of {self.official_test:,} test images")
+                f"images, {held_out}{len(self.test):,} of {self.official_test:,} test images"
+                f"{unused}")
 
 
 def register_dataset(name):

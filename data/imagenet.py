@@ -67,6 +67,11 @@ class ImageNetData:
         return len(self.class_names)
 
     @property
+    def outputs(self):
+        """Number of outputs of a network for it."""
+        return self.classes
+
+    @property
     def description(self):
         """One line that counts images and classes."""
         train = f"{self.num_train:,} training and " if self.num_train else ""

@@ -105,8 +105,8 @@ def train(parser, argv, recipe):
     if options.scale_lr:
         images = options.batch_size * len(contexts) * workers.count
         schedule = replace(schedule, lr=options.lr * images / options.scale_lr)
-    objective = (as_user_error(recipe.make_objective, options, dataset.classes, contexts)
-                 if recipe.make_objective else make_objective(options, dataset.classes))
+    objective = (as_user_error(recipe.make_objective, options, dataset.outputs, contexts)
+                 if recipe.make_objective else make_objective(options, dataset.outputs))
 
     log = _begin(run, options)
     try:
@@ -318,7 +318,8 @@ def write_config(run, options):
 
 def describe_dataset(dataset):
     """What a description says of the data set."""
-    return {"name": dataset.name, "classes": dataset.classes, "class_names": dataset.class_names,
+    return {"name": dataset.name, "classes": dataset.classes, "outputs": dataset.outputs,
+            "class_names": dataset.class_names,
             "mean": list(dataset.mean), "std": list(dataset.std),
             "image_size": dataset.image_size}
 
@@ -328,7 +329,7 @@ def _make_networks(options, recipe, description, dataset, contexts):
     # MXNet draws the initial weights from NumPy's and its own global generators.
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
-    net, predictor = (as_user_error(recipe.build, description, dataset.classes, len(contexts))
+    net, predictor = (as_user_error(recipe.build, description, dataset.outputs, len(contexts))
                       for _ in range(2))
     if options.resume_from:
         as_user_error(recipe.load_weights, net, options.resume_from, contexts)
