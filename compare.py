@@ -8,10 +8,10 @@
 import sys
 from pathlib import Path
 
+from common.errors import UserError, run_script
+from common.files import replacing, write_text
 from data import DataError
 from training.device import set_threads
-from training.errors import UserError, run_script
-from training.files import replacing, write_text
 from training.options import Parser, names, natural, positive_int
 
 

@@ -14,11 +14,11 @@ import math
 import sys
 import time
 
+from common.errors import UserError, run_script
+from common.files import write_text
 from data import DataError, list_datasets
 from trained import find_description, load_network
 from training.device import select_contexts, set_threads
-from training.errors import UserError, run_script
-from training.files import write_text
 from training.options import (
     Parser,
     add_cifar_network_options,
@@ -265,8 +265,8 @@ class _Averaged:
 
 def score(options, net, description, dataset, batches, contexts):
     """Scores on the test images, and the seconds that took."""
+    from common.progress import Progress
     from training.epoch import Normalize, evaluate
-    from training.progress import Progress
 
     # The statistics of the training data belong to the network, not to what it is shown.
     source = description.get("dataset", {})

@@ -8,12 +8,12 @@
 import sys
 from pathlib import Path
 
+from common.errors import UserError, run_script
+from common.files import replacing, sha256
 from data import DataError, list_datasets
 from evaluate import find_params, open_data
 from trained import load_network
 from training.device import set_threads
-from training.errors import UserError, run_script
-from training.files import replacing, sha256
 from training.options import (
     Parser,
     add_cifar_network_options,

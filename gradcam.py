@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+from common.errors import UserError, run_script
 from data import DataError, list_datasets
 from training.device import select_contexts, set_threads
-from training.errors import UserError, run_script
 from training.options import (
     Parser,
     add_cifar_network_options,

@@ -11,9 +11,9 @@ import sys
 import time
 from functools import partial
 
+from common.errors import UserError, run_script
 from data import DataError, list_datasets
 from training.device import select_contexts, set_threads
-from training.errors import UserError, run_script
 from training.options import (
     Parser,
     add_cifar_data_options,
@@ -159,8 +159,8 @@ def random_operations(options, description, kind, unit_options):
 
 def write_structure(options, run, description, kind, unit_options, log, operations, weights=None):
     """Write structure.json, and say what to do with it."""
+    from common.files import write_json
     from model.structure import Structure
-    from training.files import write_json
     from training.loop import SaveFailed
     from training.session import write_config
 
@@ -197,12 +197,12 @@ def training_command(options, description, structure):
 
 def search(options, run, description, kind, unit_options, found):
     """Search, and write what was found."""
+    from common import interruption
+    from common.progress import format_seconds
     from model.structure import SEARCHED, derive
-    from training import interruption
     from training.epoch import Normalize
     from training.history import close_log, open_log
     from training.objective import Objective
-    from training.progress import format_seconds
     from training.search import Search
     from training.search_history import structure_table
     from training.session import as_user_error, write_config

@@ -7,9 +7,9 @@ is the recipe of "Attention as Activation" (arXiv 2007.07729) on CIFAR-10.
 """
 import sys
 
+from common.errors import run_script
 from data import DataError, list_datasets
 from training.device import set_threads
-from training.errors import run_script
 from training.machines import join, leave
 from training.options import (
     Parser,

@@ -11,9 +11,9 @@ import argparse
 import os
 import sys
 
+from common.errors import UserError, run_script
 from data.dataset import DataError
 from training.device import set_threads
-from training.errors import UserError, run_script
 from training.machines import join, leave
 from training.options import (
     Parser,

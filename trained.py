@@ -5,8 +5,8 @@ The JSON beside a parameter file says which network it holds and what it was tra
 import sys
 from pathlib import Path
 
-from training.errors import UserError
-from training.files import read_json
+from common.errors import UserError
+from common.files import read_json
 
 __all__ = ["check_description", "find_description", "load_network", "read_description"]
 
@@ -56,12 +56,7 @@ def read_description(path):
     UserError
         If it cannot be read or is none.
     """
-    try:
-        return check_description(read_json(path), path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    return check_description(read_json(path), path)
 
 
 def check_description(description, path):

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from benchmarks.contestant import CONTESTANTS
 from benchmarks.workloads import GROUPS
+from common.errors import UserError, run_script
+from common.files import write_text
 from training.device import physical_cores
-from training.errors import UserError, run_script
-from training.files import write_text
 from training.options import Parser, names, positive_int
 
 _ROOT = Path(__file__).resolve().parents[1]

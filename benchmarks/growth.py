@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 
+from common.errors import run_script
 from training.device import physical_cores, set_threads
-from training.errors import run_script
 from training.options import Parser, positive_int
 
 # Quantity -> its values; the others stay as `_BASE` has them.

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import mxnet_compat  # noqa: E402, F401  (comes before mxnet)
 import mxnet as mx  # noqa: E402
 
+from common.errors import run_script  # noqa: E402
 from data import DataError  # noqa: E402
 from data.imagenet import MEAN, STD, RecordBatches, RecordFile  # noqa: E402
-from training.errors import run_script  # noqa: E402
 
 
 def bare(batches, epoch):

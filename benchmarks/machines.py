@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from training.errors import UserError, run_script
+from common.errors import UserError, run_script
 from training.machines import join, leave
 from training.options import positive_int
 

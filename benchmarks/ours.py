@@ -8,12 +8,12 @@ import mxnet as mx  # noqa: E402
 from mxnet import nd  # noqa: E402
 
 from benchmarks.networks import build, fixed_steps, make_trainer, random_images  # noqa: E402
+from common.progress import Progress  # noqa: E402
 from data import get_dataset  # noqa: E402
 from data.batches import Batches  # noqa: E402
 from training.epoch import Normalize, Step, Totals, train_epoch  # noqa: E402
 from training.fusion import hybridize  # noqa: E402
 from training.objective import Objective  # noqa: E402
-from training.progress import Progress  # noqa: E402
 
 __all__ = ["prepare"]
 

@@ -2,8 +2,8 @@
 
 A CIFAR-10 record is 3073 bytes: the label, then 1024 red, 1024 green and 1024 blue bytes,
 each plane row by row. A CIFAR-100 record is 3074 bytes: the coarse label (its superclass,
-0 to 19), the fine one (0 to 99), then the pixels. Any whole number of records is a valid file, so a prefix of the
-data set is a data set; some of CIFAR-10's batch files may be empty.
+0 to 19), the fine one (0 to 99), then the pixels. Any whole number of records is a valid
+file, so a prefix of the data set is a data set; some of CIFAR-10's batch files may be empty.
 
 The files are looked for in the data folder and in the folder of the official archive
 inside it. If they are missing, the archive is downloaded: another URL is held to the same

@@ -3,14 +3,12 @@ import dataclasses
 import difflib
 from typing import Any
 
+from common.errors import DataError
+
 __all__ = ["DataError", "Dataset", "ImageSet", "get_dataset", "list_datasets",
            "register_dataset"]
 
 _LOADERS = {}
-
-
-class DataError(ValueError):
-    """Data that is missing, damaged or not what it should be; one line, for the user."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

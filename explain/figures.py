@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from training.files import replacing
+from common.files import replacing
 
 from .faithfulness import enlarge
 from .gates import BINS

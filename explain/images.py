@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from data.photos import SUFFIXES, decode
-from training.errors import UserError
 
 __all__ = ["Picture", "dataset_pictures", "file_pictures", "image_files"]
 

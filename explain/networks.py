@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import UserError
 from trained import find_description, load_network
-from training.errors import UserError
 
 __all__ = ["Subject", "load_subjects", "class_index"]
 

@@ -2,7 +2,7 @@
 import csv
 import io
 
-from training.files import write_text
+from common.files import write_text
 
 __all__ = ["markdown", "write_csv"]
 

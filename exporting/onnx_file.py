@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from training.files import replacing
+from common.files import replacing
 
 from .mxnet_exporter import Unexportable, export_graph
 from .symbol import network_symbol

@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import UserError
 from trained import check_description
-from training.errors import UserError
 
 from .checks import check_contents
 from .packages import require

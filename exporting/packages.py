@@ -1,7 +1,7 @@
 """The optional packages, and one line for whoever lacks them."""
 import importlib
 
-from training.errors import UserError
+from common.errors import UserError
 
 __all__ = ["require"]
 

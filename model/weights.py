@@ -1,7 +1,7 @@
 """Reading parameter files into networks."""
 import mxnet as mx
 
-from params_format import ParamsError, read_params
+from common.params import ParamsError, read_params
 
 from .resnet_v2_cifar import translate_reference_key
 

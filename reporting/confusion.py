@@ -1,7 +1,7 @@
 """What a network takes for what."""
 import numpy as np
 
-from training.errors import UserError
+from common.errors import UserError
 
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
 

@@ -1,7 +1,7 @@
 """Pictures of several runs: curves, accuracy against depth, confusion matrices."""
 import numpy as np
 
-from training.files import replacing
+from common.files import replacing
 
 __all__ = ["draw_curves", "draw_depths", "draw_confusion"]
 

@@ -8,10 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.errors import UserError
-from training.files import read_json, write_json
+from common.errors import MissingFile, UserError
+from common.files import read_json, write_json
+from common.progress import format_seconds
 from training.options import NOT_COMPUTING
-from training.progress import format_seconds
 
 from .runs import DamagedRun, load_run, units_text
 from .table import cost_of
@@ -75,12 +75,7 @@ def read_grid(path):
     UserError
         If the file is something else.
     """
-    try:
-        content = read_json(path)
-    except OSError as error:
-        raise UserError(f"cannot read --grid {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    content = read_json(path, "--grid")
     options, grids = content.pop("options", {}), content.pop("grids", None)
     if (content or not isinstance(options, dict) or not isinstance(grids, list) or not grids
             or not all(isinstance(grid, dict) for grid in grids)):
@@ -198,10 +193,8 @@ def check_baseline(cells, baseline):
 def _check_stored(cell, options):
     try:
         stored = read_json(cell.logs / "config.json")
-    except FileNotFoundError:
+    except MissingFile:
         return
-    except ValueError as error:
-        raise UserError(str(error)) from None
     for key, value in options.items():
         value = list(value) if isinstance(value, tuple) else value
         if key not in NOT_COMPUTING and key in stored and stored[key] != value:

@@ -3,7 +3,7 @@ import base64
 from html import escape
 from pathlib import Path
 
-from training.errors import UserError
+from common.errors import UserError
 
 __all__ = ["make_page", "section", "picture", "table_section", "check_png"]
 

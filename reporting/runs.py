@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from training.errors import UserError
-from training.files import read_json
+from common.errors import MissingFile, UserError
+from common.files import read_json
 from training.history import read_metrics
 from training.options import NOT_COMPUTING, Parser, add_cifar_network_options
 
@@ -197,7 +197,7 @@ def load_run(folder):
 def _read(reader, path, absent):
     try:
         return reader(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, MissingFile):
         raise DamagedRun(absent) from None
     except OSError as error:
         raise DamagedRun(f"cannot be read: {path.name}: {error.strerror}") from None

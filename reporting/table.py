@@ -6,7 +6,7 @@ import math
 from collections import namedtuple
 from functools import cache
 
-from training.errors import UserError
+from common.errors import UserError
 
 from .means import mean, paired_difference
 

@@ -65,5 +65,5 @@ def real_cifar10():
 
 @pytest.fixture(scope="session")
 def real_cifar100():
-    """Folder with a prefix of CIFAR-100: 30,000 training and 10,000 test images."""
+    """Folder with CIFAR-100: 50,000 training and 10,000 test images."""
     return _real_cifar("cifar100")

@@ -27,6 +27,7 @@ import mxnet as mx
 from mxnet import gluon
 
 import train_cifar
+from common.errors import UserError
 from data import DataError
 from data.cifar import CIFAR10, load_cifar10
 from data.download import unpack
@@ -38,7 +39,6 @@ from model.zoo import describe
 from tests.data import cifar_files, photo_files
 from tests.golden_cases import FOLDER
 from training.checkpoint import CheckpointError, newest_state, save_checkpoint
-from training.errors import UserError
 
 SECONDS = 10
 _VALUES = (None, True, False, 0, -1, 1, 2, 3, 7.5, 1e308, -1e-300, float("nan"), float("inf"),

@@ -198,8 +198,8 @@ def originals():
 # ---- the process that opens --------------------------------------------------------------------
 
 def _serve():
+    from common.errors import UserError
     from exporting.opening import open_file
-    from training.errors import UserError
 
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     for request in sys.stdin:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from params_format import check_params
+from common.params import check_params
 from tests.fuzzing import (
     Opener,
     cut_out,

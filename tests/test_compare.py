@@ -4,9 +4,9 @@ import re
 import pytest
 
 import compare
+from common.errors import UserError
 from tests import scripts
 from tests.reporting.run_folders import write_run
-from training.errors import UserError
 
 _TINY = ("--batch-size", 64, "--lr", 0.05, "--num-epochs", 1, "-j", 0)
 

@@ -2,11 +2,11 @@
 import pytest
 
 import evaluate
+from common.errors import UserError
 from data.imagenet import validation_batches
 from data.packing import pack
 from tests import scripts
 from tests.data.photo_files import write_tree
-from training.errors import UserError
 
 _ROW = dict.fromkeys(evaluate._COLUMNS, 1)
 

@@ -16,6 +16,7 @@ from mxnet.gluon import nn  # noqa: E402
 
 import evaluate  # noqa: E402
 import export  # noqa: E402
+from common.errors import UserError  # noqa: E402
 from exporting import comparison  # noqa: E402
 from exporting.comparison import Row, difference, warning  # noqa: E402
 from exporting.mxnet_exporter import Unexportable, export_graph  # noqa: E402
@@ -30,7 +31,6 @@ from model.zoo import build, list_models  # noqa: E402
 from tests import fuzz_onnx  # noqa: E402
 from tests.random_networks import CIFAR, random_network, randomise  # noqa: E402
 from tests.scripts import assert_user_error, drawn_cifar, run  # noqa: E402
-from training.errors import UserError  # noqa: E402
 
 
 def assert_same(net, size=16, **options):

@@ -3,9 +3,9 @@ import json
 
 import pytest
 
+from common.errors import UserError
 from tests import fuzz_files
 from trained import find_description
-from training.errors import UserError
 
 
 @pytest.mark.parametrize("kind", fuzz_files.KINDS)

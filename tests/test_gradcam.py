@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import gradcam
+from common.errors import UserError
 from data import get_dataset
 from data.shapes import CLASS_NAMES as CLASSES
 from explain import report
@@ -20,7 +21,6 @@ from explain.networks import Subject, class_index
 from model import get_model
 from tests import scripts
 from training.epoch import Normalize
-from training.errors import UserError
 
 DATA = {"name": "shapes", "classes": 10, "class_names": CLASSES, "mean": [0.5] * 3,
         "std": [0.25] * 3, "image_size": 32}

@@ -9,9 +9,9 @@ import time
 import pytest
 
 import train_cifar
+from common.errors import UserError
 from tests import kill_test, scripts
 from training.checkpoint import newest_state
-from training.errors import UserError
 
 
 @pytest.fixture(scope="module")

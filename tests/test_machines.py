@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import train_cifar
+from common.errors import UserError
 from model.weights import read_weights
 from tests import scripts
 from tests.data.photo_files import write_tree
 from tests.machines import Cluster, environ, launcher
 from training.checkpoint import newest_state
-from training.errors import UserError
 from training.machines import join
 from training.warden import LOST
 

@@ -7,12 +7,12 @@ import shutil
 import pytest
 
 import evaluate
+from common.errors import UserError
+from common.files import read_json, sha256
+from common.params import check_params
 from model import zoo
-from params_format import check_params
 from tests.scripts import ROOT, assert_user_error, run
 from tools import release
-from training.errors import UserError
-from training.files import read_json, sha256
 
 _README = (ROOT / "README.md").read_text(encoding="utf-8")
 _LOGS = sorted(each.parent for each in (ROOT / "logs").glob("*-seed*/result.json"))

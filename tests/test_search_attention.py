@@ -8,11 +8,11 @@ import pytest
 
 import search_attention
 import train_cifar
+from common.errors import UserError
 from data import DataError
 from model.structure import OPERATIONS, SEARCHED, Structure, derive
 from model.zoo import build, describe
 from tests import scripts
-from training.errors import UserError
 
 _OPERATIONS = ("CA(+)SA", "identity", "SA(+)CA", "CA", "SA", "CA||SA", "CA(+)SA", "identity")
 

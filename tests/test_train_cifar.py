@@ -8,9 +8,9 @@ import time
 import pytest
 
 import train_cifar
+from common.errors import UserError
 from data import DataError
 from tests import golden_cases, scripts
-from training.errors import UserError
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import train_imagenet
+from common.errors import UserError
 from data import DataError
 from tests import scripts
 from tests.data.photo_files import broken_files, write_tree
 from tests.machines import Cluster
-from training.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from common.errors import UserError, run_script
+from common.files import replacing, sha256, write_json, write_text
 from trained import read_description
-from training.errors import UserError, run_script
-from training.files import replacing, sha256, write_json, write_text
 from training.options import Parser
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,10 +20,9 @@ from pathlib import Path
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 
-from params_format import ParamsError, check_params
-
-from .errors import UserError
-from .files import read_json, sha256, sync_folder, temporary_path, write_json
+from common.errors import UserError
+from common.files import read_json, sha256, sync_folder, temporary_path, write_json
+from common.params import ParamsError, check_params
 
 __all__ = ["CheckpointError", "SaveError", "save_checkpoint", "load_checkpoint", "list_checkpoints",
            "array_files", "newest_state", "other_version"]
@@ -34,7 +33,7 @@ _ARRAY_FILES = ("net.params", "optimizer.params")
 _EXTRA = "extra:"
 
 
-class CheckpointError(UserError, ValueError):
+class CheckpointError(UserError):
     """A checkpoint is damaged or belongs to another run."""
 
 

@@ -3,7 +3,7 @@ import math
 import os
 from pathlib import Path
 
-from .errors import UserError
+from common.errors import UserError
 
 __all__ = ["physical_cores", "set_threads", "select_contexts"]
 

@@ -11,7 +11,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd
 
-from .errors import UserError
+from common.errors import UserError
 
 __all__ = ["Normalize", "to_device", "copy_parameters", "evaluate", "train_epoch", "Totals",
            "Step", "NonFiniteLoss"]

@@ -12,9 +12,12 @@ from pathlib import Path
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 from mxnet import nd
 
-from params_format import check_params
+from common import interruption
+from common.errors import UserError
+from common.files import replacing, sha256, write_json
+from common.params import check_params
+from common.progress import Progress
 
-from . import interruption
 from .checkpoint import (
     array_files,
     load_checkpoint,
@@ -23,13 +26,10 @@ from .checkpoint import (
     save_errors,
 )
 from .epoch import Step, Totals, copy_parameters, evaluate
-from .errors import UserError
-from .files import replacing, sha256, write_json
 from .history import History, batch_line, draw_curves, epoch_lines
 from .loop import Loop
 from .loss_scale import LossScale
 from .position import Position
-from .progress import Progress
 from .workers import Alone, averaged, set_running_statistics, total
 
 __all__ = ["Fit", "FitOptions", "evaluate_together"]

@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from .errors import run_script
-from .files import replacing, write_text
+from common.errors import run_script
+from common.files import replacing, write_text
 
 __all__ = ["COLUMNS", "History", "open_log", "silent_log", "epoch_line", "epoch_lines",
            "batch_line", "read_metrics", "read_log", "read_history", "draw_curves", "main"]

@@ -20,8 +20,9 @@ import sys
 import time
 from pathlib import Path
 
+from common.errors import UserError, run_script
+
 from .device import physical_cores
-from .errors import UserError, run_script
 from .options import Parser, positive_int
 
 __all__ = ["main", "Plan", "commands", "read_hosts"]

@@ -3,9 +3,10 @@ import contextlib
 
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 
+from common.errors import UserError
+
 from .checkpoint import SaveError, newest_state
 from .epoch import NonFiniteLoss, train_epoch
-from .errors import UserError
 from .finite import all_finite
 
 __all__ = ["Loop", "SaveFailed"]

@@ -8,7 +8,8 @@ is doubled.
 import mxnet_compat  # noqa: F401  (comes before mxnet)
 from mxnet import nd
 
-from .errors import UserError
+from common.errors import UserError
+
 from .finite import all_finite
 
 __all__ = ["LossScale"]

@@ -22,7 +22,8 @@ import sys
 import threading
 import time
 
-from .errors import UserError
+from common.errors import UserError
+
 from .warden import LOST, Link, Warden
 
 __all__ = ["Member", "join", "leave", "member"]

@@ -6,8 +6,8 @@ networks are therefore checked later, against their registries.
 import argparse
 import math
 
-from .errors import UserError
-from .files import read_json
+from common.errors import UserError
+from common.files import read_json
 
 __all__ = ["NOT_COMPUTING", "positive_int", "natural", "positive_float", "non_negative",
            "fraction", "milestones", "names", "numbers", "Parser", "as_arguments",
@@ -143,12 +143,7 @@ class Parser(argparse.ArgumentParser):
         UserError
             If the file cannot be read, names an unknown option or holds an unfit value.
         """
-        try:
-            config = read_json(path)
-        except OSError as error:
-            raise UserError(f"cannot read --config {path}: {error.strerror}") from None
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        config = read_json(path, "--config")
         actions = {action.dest: action for action in self._actions}
         unknown = [key for key in config if key.replace("-", "_") not in actions]
         if unknown:

@@ -3,9 +3,9 @@ import re
 import shutil
 from pathlib import Path
 
-from .errors import UserError
-from .files import is_leftover
-from .lock import lock
+from common.errors import UserError
+from common.files import is_leftover
+from common.lock import lock
 
 __all__ = ["Run"]
 

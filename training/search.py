@@ -14,13 +14,14 @@ import mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
 from mxnet import autograd, nd
 
-from . import interruption
+from common import interruption
+from common.progress import Progress
+
 from .checkpoint import load_checkpoint, save_checkpoint
 from .epoch import Step, copy_parameters, evaluate
 from .history import History, draw_curves, epoch_line
 from .loop import Loop
 from .position import Position
-from .progress import Progress
 from .search_history import draw_weights, structure_rows, write_structure_rows
 
 __all__ = ["Space", "Search", "SearchOptions"]

@@ -3,7 +3,7 @@ import csv
 import io
 import math
 
-from .files import replacing, write_text
+from common.files import replacing, write_text
 
 __all__ = ["structure_rows", "write_structure_rows", "structure_table", "draw_weights"]
 

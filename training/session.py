@@ -13,13 +13,14 @@ import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
-from params_format import ParamsError, check_params
+from common import interruption
+from common.errors import UserError
+from common.files import read_json, write_json
+from common.params import ParamsError, check_params
+from common.progress import format_seconds
 
-from . import interruption
 from .device import select_contexts
 from .epoch import Normalize
-from .errors import UserError
-from .files import read_json, write_json
 from .fit import Fit, FitOptions, evaluate_together
 from .fusion import hybridize
 from .history import close_log, open_log, silent_log
@@ -27,7 +28,6 @@ from .loop import SaveFailed
 from .machines import member
 from .objective import Objective
 from .options import NOT_COMPUTING
-from .progress import format_seconds
 from .run import Run
 from .schedule import Plateau, Schedule, proportional_milestones
 from .workers import connect

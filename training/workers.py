@@ -12,8 +12,9 @@ import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
-from . import interruption
-from .errors import UserError
+from common import interruption
+from common.errors import UserError
+
 from .machines import member
 
 __all__ = ["Alone", "Workers", "connect", "averaged", "set_running_statistics", "total"]

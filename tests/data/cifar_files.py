@@ -5,16 +5,17 @@ import tarfile
 
 import numpy as np
 
-from data.cifar import CIFAR10, CIFAR100
+from data.cifar import CIFAR10, CIFAR100, CIFAR100_AUTHORS, CIFAR100_COARSE
 
-LAYOUTS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+LAYOUTS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "cifar100-coarse": CIFAR100_COARSE,
+           "cifar100-authors": CIFAR100_AUTHORS}
 
 
 def records(layout, count, seed=0):
     """`count` records with labels 0, 1, 2 ... and random pixels, as (count, bytes)."""
     block = np.random.RandomState(seed).randint(0, 256, (count, layout.record_bytes))
     block = block.astype(np.uint8)
-    block[:, layout.label_bytes - 1] = np.arange(count) % layout.classes
+    block[:, layout.label_at] = np.arange(count) % layout.classes
     return block
 
 

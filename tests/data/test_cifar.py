@@ -8,6 +8,9 @@ from data.cifar import MEAN
 from .cifar_files import LAYOUTS, names_text, records, write_set
 
 
+AUTHORS = "cifar100-authors"
+
+
 @pytest.fixture(params=sorted(LAYOUTS))
 def name(request):
     return request.param
@@ -22,14 +25,17 @@ def test_reads_what_was_written(name, inside, tmp_path):
     assert dataset.train.images.dtype == np.uint8
     assert dataset.train.labels.dtype == np.int32
     assert dataset.train.images.flags.c_contiguous
-    assert dataset.train.labels.tolist() == train[:, layout.label_bytes - 1].tolist()
+    assert dataset.train.labels.tolist() == train[:, layout.label_at].tolist()
     red = dataset.train.images[21 % len(train), 0, 1, 2]    # row 1, column 2 of the first plane
     assert red == train[21 % len(train), layout.label_bytes + 32 + 2]
     assert np.array_equal(dataset.train.images.reshape(len(train), -1),
                           train[:, layout.label_bytes:])
     assert len(dataset.test) == 20
     assert dataset.description == (f"{layout.title}: {len(train)} of 50,000 training images, "
-                                   "20 of 10,000 test images")
+                                   "20 of 10,000 test images"
+                                   + "; 20 classes under 100 outputs" * (name == AUTHORS))
+    assert (dataset.name, dataset.classes) == (name, layout.classes)
+    assert dataset.outputs == (100 if name == AUTHORS else layout.classes)
 
 
 def test_class_names_come_from_the_file_or_are_numbers(name, tmp_path):
@@ -76,7 +82,7 @@ def test_a_label_out_of_range_names_the_record(name, tmp_path):
     layout = LAYOUTS[name]
     write_set(tmp_path, layout)
     block = records(layout, 20)
-    block[13, layout.label_bytes - 1] = layout.classes
+    block[13, layout.label_at] = layout.classes
     (tmp_path / layout.test_files[0]).write_bytes(block.tobytes())
     message = rf"{layout.test_files[0]}: record 13 .*label {layout.classes};"
     with pytest.raises(data.DataError, match=message):
@@ -121,9 +127,23 @@ def test_the_constant_std_is_the_mean_of_the_images_own(real_cifar10):
 @pytest.mark.realdata
 def test_real_cifar100(real_cifar100):
     dataset = data.get_dataset("cifar100", real_cifar100)
-    assert dataset.description == ("CIFAR-100: 30,000 of 50,000 training images, "
+    assert dataset.description == ("CIFAR-100: 50,000 of 50,000 training images, "
                                    "10,000 of 10,000 test images")
-    assert np.bincount(dataset.train.labels).tolist() == [300] * 100
+    assert np.bincount(dataset.train.labels).tolist() == [500] * 100
     assert np.bincount(dataset.test.labels).tolist() == [100] * 100
-    assert len(set(dataset.class_names)) == 100
+    assert len(set(dataset.class_names)) == 100 and dataset.outputs == 100
     assert np.allclose(dataset.train.images.mean(axis=(0, 2, 3)) / 255, MEAN, atol=0.03)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name, outputs", [("cifar100-coarse", 20), ("cifar100-authors", 100)])
+def test_real_superclasses(name, outputs, real_cifar100):
+    fine = data.get_dataset("cifar100", real_cifar100)
+    dataset = data.get_dataset(name, real_cifar100)
+    assert (dataset.classes, dataset.outputs) == (20, outputs)
+    assert np.bincount(dataset.train.labels).tolist() == [2500] * 20
+    assert np.array_equal(dataset.test.images, fine.test.images)
+    # Five classes each, as the data set's authors list them.
+    fish = {fine.class_names[label] for label in
+            fine.train.labels[dataset.train.labels == dataset.class_names.index("fish")]}
+    assert fish == {"aquarium_fish", "flatfish", "ray", "shark", "trout"}

@@ -32,11 +32,12 @@ def numbers(image_set):
 
 
 def test_names():
-    assert data.list_datasets() == ["cifar10", "cifar100", "shapes"]
+    assert data.list_datasets() == ["cifar10", "cifar100", "cifar100-authors", "cifar100-coarse",
+                                    "shapes"]
 
 
 def test_an_unknown_name_lists_the_known_and_the_closest():
-    with pytest.raises(ValueError, match=r"'cifar1O'.*mean 'cifar10'.*cifar100, shapes"):
+    with pytest.raises(ValueError, match=r"'cifar1O'.*mean 'cifar10'.*cifar100, cifar100-authors, .*shapes"):
         data.get_dataset("cifar1O")
 
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from common.errors import UserError
 from reporting import grid
 from reporting.grid import Cell, make_cells, prepare, read_grid, train_cells
 from tests.reporting.run_folders import write_run
-from training.errors import UserError
 
 
 def _file(tmp_path, content):

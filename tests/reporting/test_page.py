@@ -2,9 +2,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from common.errors import UserError
 from reporting.page import check_png, make_page, picture, section, table_section
 from reporting.table import Table
-from training.errors import UserError
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>&amp;"
 

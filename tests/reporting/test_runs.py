@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from common.errors import UserError
 from reporting.runs import DamagedRun, configurations, load_run, load_runs
 from tests.reporting.run_folders import copy_run, write_run
-from training.errors import UserError
 from training.history import read_metrics
 
 

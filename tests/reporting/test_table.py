@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from reporting import table
 from reporting.runs import configurations, load_runs
 from tests.reporting.run_folders import write_run
-from training.errors import UserError
 
 
 @pytest.fixture(scope="module")

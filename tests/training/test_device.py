@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
+from common.errors import UserError
 from tests.scripts import ROOT
 from training.device import physical_cores, select_contexts, set_threads
-from training.errors import UserError
 
 
 def _topology(folder, cores):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mxnet import gluon, nd
 
+from common.progress import Progress, format_seconds
 from data import ImageSet
 from data.batches import Batches
 from training.epoch import (
@@ -19,7 +20,6 @@ from training.epoch import (
     train_epoch,
 )
 from training.objective import Objective
-from training.progress import Progress, format_seconds
 
 _CPU = [mx.cpu()]
 
@@ -160,7 +160,7 @@ def test_a_terminal_gets_a_bar_and_it_disappears():
 
 def test_no_terminal_gets_plain_lines_at_intervals(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("training.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("common.progress.time.monotonic", lambda: now[0])
     stream = io.StringIO()
     progress = Progress("epoch 1/1", 100, stream=stream)
     for done in range(1, 101):

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from common.errors import UserError
 from tests import machines, scripts
-from training.errors import UserError
 from training.launch import Plan, commands, main, make_parser, read_hosts
 
 

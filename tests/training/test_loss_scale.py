@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mxnet import autograd, gluon, nd
 
-from training.errors import UserError
+from common.errors import UserError
 from training.loss_scale import LossScale
 
 

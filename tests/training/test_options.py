@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from training.errors import UserError
+from common.errors import UserError
 from training.options import Parser, add_run_options, add_training_options
 
 

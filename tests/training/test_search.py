@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from mxnet import gluon
 
+from common.errors import UserError
 from data import ImageSet
 from data.batches import Batches
 from model import structure
 from training.checkpoint import list_checkpoints
 from training.epoch import NonFiniteLoss, Normalize
-from training.errors import UserError
 from training.loop import SaveFailed
 from training.objective import Objective
 from training.run import Run

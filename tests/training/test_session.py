@@ -4,7 +4,7 @@ import json
 import mxnet as mx
 import pytest
 
-from training.errors import UserError
+from common.errors import UserError
 from training.options import Parser, add_device_options, add_run_options
 from training.session import _check_precision, resolve_options
 

@@ -25,6 +25,8 @@ from collections import namedtuple
 
 import numpy as np
 
+from .errors import UserError
+
 __all__ = ["ParamsError", "Record", "check_params", "read_params"]
 
 _MAGIC = 0x112
@@ -41,7 +43,7 @@ _MAX_NAME_BYTES = 1024
 Record = namedtuple("Record", "name dtype shape offset")
 
 
-class ParamsError(ValueError):
+class ParamsError(UserError):
     """A file is no sound .params file; one line that says why, without the path."""
 
 

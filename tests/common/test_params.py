@@ -1,4 +1,4 @@
-"""params_format.py against MXNet itself, and against files that are not sound."""
+"""common/params.py against MXNet itself, and against files that are not sound."""
 import pickle
 import struct
 
@@ -6,8 +6,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from common.params import ParamsError, check_params, read_params
 from model.weights import WeightsError, read_weights
-from params_format import ParamsError, check_params, read_params
 from tests import fuzz_params, golden_cases
 
 GOLDEN = sorted(golden_cases.FOLDER.glob("*.params"))

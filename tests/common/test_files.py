@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from training.files import read_json, replacing, sha256, write_json, write_text
+from common.files import read_json, replacing, sha256, write_json, write_text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):

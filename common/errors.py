@@ -1,4 +1,7 @@
-"""How scripts tell their user that something is wrong: one line, and an exit code.
+"""The project's errors, and how scripts tell their user: one line, and an exit code.
+
+`UserError` and its kinds are raised where the fault is found, with the line that the user is
+to read; only `run_script` turns them into an exit code.
 
     0    done
     2    something that the user can put right, a loss that is not finite among it
@@ -10,13 +13,25 @@
 import sys
 import traceback
 
-__all__ = ["UserError", "run_script"]
+__all__ = ["DataError", "FileError", "MissingFile", "UserError", "run_script"]
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something that the user can put right; its text is one clear line."""
 
     code = 2
+
+
+class FileError(UserError):
+    """A file that is missing, unreadable, too large or no regular file; names its path."""
+
+
+class MissingFile(FileError):
+    """There is no such file."""
+
+
+class DataError(UserError):
+    """Images, labels or archives that are missing, damaged or not what they should be."""
 
 
 def _alone(code, reason=None, text=""):

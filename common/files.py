@@ -1,0 +1,165 @@
+"""Files: the one way to open them, and writing that leaves them complete or absent."""
+import contextlib
+import hashlib
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+from .errors import FileError, MissingFile
+
+__all__ = ["open_file", "read_bytes", "read_text",
+           "replacing", "write_text", "write_json", "read_json", "sha256", "sync_folder",
+           "temporary_path", "is_leftover"]
+
+_MOST_JSON_BYTES = 1 << 26
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
+
+
+def temporary_path(path):
+    """Where this process writes what will become `path`: beside it, hidden."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+
+
+def is_leftover(name):
+    """Whether a file's name is that of something half-written."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def sync_folder(folder):
+    """Make renames inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary path; when the block ends, it becomes `path` in one step.
+
+    The content is flushed to the disk before the rename. If the block raises, the temporary
+    file is removed and `path` stays as it was.
+    """
+    path = Path(path)
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, content):
+    """Write a JSON file, atomically. Floats keep every bit."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def open_file(path, most_bytes=None, option=""):
+    """Open a regular file for reading; every file of a user's is opened here.
+
+    A pipe or a device is not waited for, and a file that is larger than it can rightly be is
+    not read.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    most_bytes : int, optional
+        The largest size that is accepted; any if not given.
+    option : str, default ''
+        The option that names the file, for errors.
+
+    Returns
+    -------
+    binary file
+
+    Raises
+    ------
+    MissingFile
+        If there is none.
+    FileError
+        If it is unreadable, larger, or no regular file.
+    """
+    name = f"{option} {_shown(path)}".lstrip()
+    try:
+        # Without O_NONBLOCK, to open a pipe is to wait for somebody who writes into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise MissingFile(f"cannot read {name}: {_reason(error)}") from error
+    except (OSError, ValueError) as error:      # ValueError: a NUL in the path
+        raise FileError(f"cannot read {name}: {_reason(error)}") from error
+    stream = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    if stream is None:
+        os.close(descriptor)
+        raise FileError(f"cannot read {name}: it is no regular file")
+    size = os.fstat(descriptor).st_size
+    if most_bytes is not None and size > most_bytes:
+        stream.close()
+        raise FileError(f"cannot read {name}: it has {size:,} bytes, more than the "
+                        f"{most_bytes:,} that are accepted")
+    return stream
+
+
+def _shown(path):
+    """A path as it can stand in a line on any screen."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(path))
+
+
+def _reason(error):
+    return getattr(error, "strerror", None) or str(error)
+
+
+def read_bytes(path, most_bytes, option=""):
+    """Content of a regular file; parameters and errors as those of `open_file`."""
+    with open_file(path, most_bytes, option) as stream:
+        try:
+            return stream.read(most_bytes)
+        except OSError as error:
+            raise FileError(f"cannot read {_shown(path)}: {_reason(error)}") from error
+
+
+def read_text(path, most_bytes, option=""):
+    """Text of a UTF-8 file, with or without a byte order mark; the rest as `open_file`."""
+    content = read_bytes(path, most_bytes, option)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{_shown(path)} is not UTF-8 text: {error}") from None
+
+
+def read_json(path, option=""):
+    """Read a JSON object; parameters as those of `open_file`.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read, is not JSON or not an object.
+    """
+    try:
+        content = json.loads(read_text(path, _MOST_JSON_BYTES, option))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FileError(f"{_shown(path)} is not a JSON file: {error}") from None
+    if not isinstance(content, dict):
+        raise FileError(f"{_shown(path)} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def sha256(path):
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
