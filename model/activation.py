@@ -20,7 +20,7 @@ from mxnet.gluon import nn
 from .registry import Registry
 from .statistics import position_mean, spread_channels
 
-__all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "Mish", "ACTIVATIONS",
+__all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "xUnitS", "Mish", "ACTIVATIONS",
            "get_activation", "list_activations"]
 
 ACTIVATIONS = Registry("activation")
@@ -326,6 +326,39 @@ class xUnit(nn.HybridBlock):  # noqa: N801  (the published name)
 
     def hybrid_forward(self, F, x):
         return F.elemwise_mul(x, self.gate(F, x))
+
+
+@ACTIVATIONS.register("xUnitS")
+class xUnitS(_Gated):  # noqa: N801  (the published name)
+    r"""The slim xUnit: what the ATAC paper's xUnit is, by its count of parameters.
+
+    .. math:: y = x \cdot \sigma(BN(D x + b))
+
+    with a depth-wise k x k convolution D and its bias b. Defined in the code of xUnit's authors
+    (github.com/kligvasser/xUnit, ``xUnitS``). That it is the xUnit of "Attention as Activation"
+    is inferred: there the parameter axis gives 12 trained parameters a channel, which are those
+    of k = 3 (9 weights, a bias, scale and shift); `xUnit` has 85, or 13 with k = 3.
+
+    Parameters
+    ----------
+    channels : int
+        Channels C of the feature map.
+    kernel_size : int, default 3
+        Side k of the depth-wise convolution; odd.
+    norm_layer, norm_kwargs
+        As in `ChaATAC`.
+
+    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
+    """
+
+    def __init__(self, channels, kernel_size=3, norm_layer=nn.BatchNorm, norm_kwargs=None,
+                 **kwargs):
+        super().__init__(**kwargs)
+        check_positive(channels=channels)
+        with self.module.name_scope():
+            self.module.add(nn.Conv2D(channels, kernel_size, padding=same_padding(kernel_size),
+                                      groups=channels, in_channels=channels),
+                            norm_layer(in_channels=channels, **(norm_kwargs or {})))
 
 
 def _register_gluon(name, build_block):

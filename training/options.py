@@ -198,7 +198,7 @@ def add_network_options(parser, model, act_layers_help):
     add("--model", default=model, metavar="NAME", help="network")
     add("--act-type", metavar="NAME",
         help="unit of the activation slots: relu, prelu, elu, selu, gelu, swish, mish, xUnit, "
-             "ChaATAC, SpaATAC, SeqATAC (default: the network's own)")
+             "xUnitS, ChaATAC, SpaATAC, SeqATAC (default: the network's own)")
     add("--reduction", "--r", type=positive_int, metavar="R",
         help="the paper's r: bottleneck channels are C / R (default: the unit's own; 2 for ATAC)")
     add("--use-relu", "--useReLU", action=argparse.BooleanOptionalAction,
@@ -206,7 +206,7 @@ def add_network_options(parser, model, act_layers_help):
     add("--use-global", "--useGlobal", action=argparse.BooleanOptionalAction,
         help="average over all positions first: the paper's SEActivation ablation (default: no)")
     add("--act-kernel-size", type=positive_int, metavar="K",
-        help="kernel of SpaATAC, SeqATAC or xUnit, in pixels (default: the unit's own)")
+        help="kernel of SpaATAC, SeqATAC, xUnit or xUnitS, in pixels (default: the unit's own)")
     add("--act-dilation", type=positive_int, metavar="D",
         help="dilation of that kernel (default: 1)")
     add("--act-gate", metavar="GATE", help="gate of xUnit: gaussian or sigmoid")

@@ -4,7 +4,7 @@ import pytest
 from mxnet import autograd, nd
 
 import model
-from model.activation import ChaATAC, SeqATAC, SpaATAC, hidden_channels, xUnit
+from model.activation import ChaATAC, SeqATAC, SpaATAC, hidden_channels, xUnit, xUnitS
 from tests import golden_cases
 from tests.model import units
 
@@ -12,8 +12,8 @@ NAMES = model.list_activations()
 
 
 def test_the_paper_s_units_are_registered():
-    expected = {"ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "relu", "prelu", "elu", "selu", "gelu",
-                "swish", "mish"}
+    expected = {"ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "xUnitS", "relu", "prelu", "elu",
+                "selu", "gelu", "swish", "mish"}
     assert expected <= set(NAMES)
 
 
@@ -138,6 +138,20 @@ def _xunit(x, p, gate):
     return x * (np.exp(-z ** 2) if gate == "gaussian" else _sigmoid(z))
 
 
+def _xunits(x, p):
+    bias = p["module.0.bias"][None, :, None, None]
+    return x * _sigmoid(_norm(_conv_depthwise(x, p["module.0.weight"]) + bias, p, 1))
+
+
+@pytest.mark.parametrize("name, options, per_channel", [
+    ("xUnitS", {}, 12), ("xUnit", {}, 85), ("xUnit", {"kernel_size": 3}, 13), ("SpaATAC", {}, 22)])
+def test_trained_parameters_of_spatial_units_per_channel(name, options, per_channel):
+    unit = model.get_activation(name, 16, **options)
+    trained = sum(np.prod(parameter.shape) for parameter in unit.collect_params().values()
+                  if parameter.grad_req != "null")
+    assert trained == 16 * per_channel
+
+
 @pytest.mark.parametrize("build, formula", [
     (lambda: SpaATAC(6), _spaatac),
     (lambda: SpaATAC(6, kernel_size=5, dilation=2),
@@ -149,8 +163,9 @@ def _xunit(x, p, gate):
     (lambda: SeqATAC(6, use_relu=False), lambda x, p: _seqatac(x, p, relu=False)),
     (lambda: xUnit(6), lambda x, p: _xunit(x, p, "gaussian")),
     (lambda: xUnit(6, kernel_size=3, gate="sigmoid"), lambda x, p: _xunit(x, p, "sigmoid")),
+    (lambda: xUnitS(6), _xunits),
 ], ids=["SpaATAC", "SpaATAC-k5d2", "SpaATAC-linear", "SeqATAC", "SeqATAC-r3k5d2",
-        "SeqATAC-linear", "xUnit", "xUnit-sigmoid"])
+        "SeqATAC-linear", "xUnit", "xUnit-sigmoid", "xUnitS"])
 def test_equals_its_formula(build, formula):
     unit = units.initialized(build())
     x = units.image((2, 6, 7, 5))
