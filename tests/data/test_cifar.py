@@ -7,7 +7,6 @@ from data.cifar import MEAN
 
 from .cifar_files import LAYOUTS, names_text, records, write_set
 
-
 AUTHORS = "cifar100-authors"
 
 

@@ -37,7 +37,8 @@ def test_names():
 
 
 def test_an_unknown_name_lists_the_known_and_the_closest():
-    with pytest.raises(ValueError, match=r"'cifar1O'.*mean 'cifar10'.*cifar100, cifar100-authors, .*shapes"):
+    with pytest.raises(ValueError, match=r"'cifar1O'.*mean 'cifar10'.*cifar100, cifar100-authors, "
+                                         r".*shapes"):
         data.get_dataset("cifar1O")
 
 
