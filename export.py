@@ -74,7 +74,7 @@ def main(argv=None):
     data = open_data(options, description) if options.check or options.int8 else None
     complete(description, options, data)
 
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 
     net = load_network(options.params, description, options.classes, [mx.cpu()])

@@ -272,7 +272,7 @@ def make_batches(options, global_batch_size):
 
 def make_networks(options, contexts, build):
     """The network to search, and its twin that predicts."""
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
     import numpy as np
 

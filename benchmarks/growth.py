@@ -29,7 +29,7 @@ _STEPS = 3
 def _trained_step(batch_size, blocks, width):
     """A function that does `_STEPS` steps of such a network and waits for their end."""
     set_threads()
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
     import numpy as np
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import mxnet_compat  # noqa: E402, F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: E402, F401  (comes before mxnet)
 import mxnet as mx  # noqa: E402
 
 from common.errors import run_script  # noqa: E402

@@ -36,7 +36,7 @@ def _bytes():
 def work(options):
     """One worker: prints a JSON line, if it is the first."""
     join(60)
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
     import numpy as np
 

@@ -1,5 +1,5 @@
 """What the contestants that run on MXNet share: networks, optimizer, random images."""
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd

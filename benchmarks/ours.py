@@ -3,7 +3,7 @@ from training.device import set_threads
 
 set_threads()
 
-import mxnet_compat  # noqa: E402, F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: E402, F401  (comes before mxnet)
 import mxnet as mx  # noqa: E402
 from mxnet import nd  # noqa: E402
 

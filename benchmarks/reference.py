@@ -4,7 +4,7 @@ A Gluon DataLoader with transforms of one image at a time in worker processes, `
 without static allocation, loss and metric read back after every batch, and the threads that
 MXNet takes by itself. Same networks as ours.
 """
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, gluon, nd

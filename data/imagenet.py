@@ -175,7 +175,7 @@ class RecordFile:
 
     def unpack(self, number):
         """Header and bytes of record `number`, in MXNet's form."""
-        import mxnet_compat  # noqa: F401  (comes before mxnet)
+        import model.mxnet_compat  # noqa: F401  (comes before mxnet)
         import mxnet as mx
 
         # A reader of its own for each call: MXNet's has one place and is no thread's friend.
@@ -304,7 +304,7 @@ class RecordBatches:
         DataError
             If a record cannot be decoded (names it), or a label is out of range.
         """
-        import mxnet_compat  # noqa: F401  (comes before mxnet)
+        import model.mxnet_compat  # noqa: F401  (comes before mxnet)
         import mxnet as mx
 
         try:

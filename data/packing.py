@@ -67,7 +67,7 @@ def make_parser():
 @contextlib.contextmanager
 def _writing(folder):
     """Turn whatever a full or read-only disk makes of the block into a DataError."""
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     from mxnet import MXNetError
 
     try:
@@ -192,7 +192,7 @@ def _write_all(folder, partial, wnids, sets, settings, workers, log):
 
 def _write_records(source, target, wnids, photos, settings, workers, log):
     """Write target.rec, .idx and .lst; returns a line for each image that was skipped."""
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     from mxnet import recordio
 
     labels = {wnid: k for k, wnid in enumerate(wnids)}
@@ -295,7 +295,7 @@ def make_index(rec, log=print):
     DataError
         If the record file is missing or damaged, or the index cannot be written.
     """
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 
     rec = Path(rec).expanduser()

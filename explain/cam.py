@@ -1,7 +1,7 @@
 """Grad-CAM and Grad-CAM++: which places of a feature map speak for a class."""
 from dataclasses import dataclass
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
 from mxnet import autograd, nd
 

@@ -14,7 +14,7 @@ than patches of the same total size.
 """
 from dataclasses import dataclass
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
 from PIL import Image, ImageFilter
 

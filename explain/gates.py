@@ -5,7 +5,7 @@ else 0; an attentional unit's lies between. Here they are measured side by side.
 """
 from dataclasses import dataclass
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import autograd

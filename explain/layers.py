@@ -3,7 +3,7 @@ import contextlib
 import difflib
 from dataclasses import dataclass
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 from mxnet.gluon import nn
 

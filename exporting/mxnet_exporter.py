@@ -15,7 +15,7 @@ import json
 import sys
 import types
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
 from mxnet import nd
 

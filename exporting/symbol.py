@@ -1,5 +1,5 @@
 """Networks as MXNet's own graphs."""
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 

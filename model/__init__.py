@@ -10,7 +10,7 @@ Importing this package makes MXNet 1.9.1 importable on current Pythons and NumPy
 """
 import importlib
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+from . import mxnet_compat  # noqa: F401  (comes before mxnet)
 
 _PLACES = {
     "get_activation": "activation", "list_activations": "activation",

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import mxnet_compat  # noqa: E402, F401  (comes before mxnet, whichever test imports it first)
+import model.mxnet_compat  # noqa: E402, F401  (comes before mxnet, whichever test imports it first)
 
 from training.device import set_threads  # noqa: E402
 

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 from mxnet import gluon
 

@@ -174,7 +174,7 @@ def _differences(arrays, path, mx, translate):
 
 def _serve():
     """Load the files that standard input names; answer each with a line of JSON."""
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 
     from model.resnet_v2_cifar import translate_reference_key

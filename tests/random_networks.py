@@ -1,5 +1,5 @@
 """Networks whose every parameter and statistic is random, for tests that would miss a lost one."""
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 

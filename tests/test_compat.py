@@ -6,12 +6,13 @@ import sys
 import types
 from pathlib import Path
 
-import mxnet_compat
 import numpy as np
 import pytest
-from mxnet_compat import LooseVersion
+from model.mxnet_compat import LooseVersion
 
-ROOT = Path(mxnet_compat.__file__).parent
+from model import mxnet_compat
+
+ROOT = Path(mxnet_compat.__file__).resolve().parents[1]
 
 
 def test_numpy_names_missing_are_added_and_present_ones_kept():
@@ -36,7 +37,8 @@ def test_importing_it_left_nothing_to_add():
 
 
 def test_distutils_stand_in_is_found_by_others():
-    script = ("import importlib.util as u, sys, mxnet_compat as c\n"
+    script = ("import importlib.util as u, sys\n"
+              "from model import mxnet_compat as c\n"
               "real = u.find_spec\n"
               "sys.modules.pop('distutils', None); sys.modules.pop('distutils.version', None)\n"
               "u.find_spec = lambda name: None\n"

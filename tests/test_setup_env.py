@@ -32,7 +32,8 @@ def make_project(folder):
                     ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("requirements.txt", "requirements-cpu.txt", "requirements-dev.txt"):
         (project / name).write_text("# nothing\n")
-    for name in ("mxnet_compat.py", "mxnet.py"):
+    (project / "model").mkdir()
+    for name in ("model/mxnet_compat.py", "mxnet.py"):
         (project / name).touch()
     (folder / "bin").mkdir()
     for tool in TOOLS:
@@ -313,7 +314,8 @@ def test_no_network_is_one_line_and_leaves_nothing_finished(project):
 
 
 def test_a_missing_system_library_names_its_package(tmp_path, monkeypatch):
-    (tmp_path / "mxnet_compat.py").write_text(
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mxnet_compat.py").write_text(
         "raise OSError('libquadmath.so.0: cannot open shared object file: No such file')\n")
     monkeypatch.setattr(setup_env, "ROOT", tmp_path)
     with pytest.raises(setup_env.SetupError, match="apt-get install libquadmath0"):

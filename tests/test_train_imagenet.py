@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 import pytest

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 _PROBE = """
-import mxnet_compat, mxnet as mx
+import model.mxnet_compat, mxnet as mx
 count = mx.context.num_gpus()
 for k in range(min(count, 2)):
     x = mx.nd.ones((2, 8, 8, 8), ctx=mx.gpu(k), dtype="float16")

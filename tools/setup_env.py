@@ -254,7 +254,7 @@ def explain_pip(log):
 
 def check_import(venv):
     """Raise SetupError unless the installed MXNet imports."""
-    done = subprocess.run([str(venv / "bin" / "python"), "-c", "import mxnet_compat, mxnet"],
+    done = subprocess.run([str(venv / "bin" / "python"), "-c", "import model.mxnet_compat, mxnet"],
                           cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode == 0:
         return

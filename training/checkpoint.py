@@ -17,7 +17,7 @@ import re
 import shutil
 from pathlib import Path
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 
 from common.errors import UserError

@@ -93,7 +93,7 @@ def select_contexts(gpus=None, num_gpus=None, available=None):
     UserError
         If a device is asked for that does not exist, or both options are given.
     """
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 
     if gpus is not None and num_gpus is not None:

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd

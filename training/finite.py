@@ -1,5 +1,5 @@
 """Whether numbers are finite."""
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 from mxnet import nd
 
 __all__ = ["all_finite"]

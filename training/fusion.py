@@ -9,7 +9,7 @@ import collections
 import json
 import os
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 
 __all__ = ["hybridize", "fuse_norm_relu"]

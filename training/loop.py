@@ -1,7 +1,7 @@
 """Epoch after epoch, saved as it goes: what a training run and a search have in common."""
 import contextlib
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 
 from common.errors import UserError
 

@@ -5,7 +5,7 @@ pass, and the float32 master weights get the gradients divided by it. Where a gr
 overflows, the step is skipped and the scale halved; after many steps without an overflow it
 is doubled.
 """
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 from mxnet import nd
 
 from common.errors import UserError

@@ -127,7 +127,7 @@ def _reach(address, patience):
 
 def _serve():
     """Do MXNet's part of a scheduler or server, until the run ends."""
-    import mxnet_compat  # noqa: F401  (comes before mxnet)
+    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet  # noqa: F401  (does not return)
 
     threading.Event().wait()

@@ -1,5 +1,5 @@
 """What is minimised: cross-entropy, and the ways of softening its targets."""
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 from mxnet import autograd, nd

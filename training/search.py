@@ -10,7 +10,7 @@ What can be searched is the caller's to say: see `Space`.
 from dataclasses import asdict, dataclass, field
 from typing import Callable
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
 from mxnet import autograd, nd
 

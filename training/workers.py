@@ -8,7 +8,7 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 

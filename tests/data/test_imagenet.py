@@ -3,7 +3,7 @@ import resource
 import subprocess
 import sys
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 import pytest

@@ -1,2 +1,2 @@
 """Tests of the package `model`."""
-import mxnet_compat  # noqa: F401  (before mxnet, which the tests import)
+import model.mxnet_compat  # noqa: F401  (before mxnet, which the tests import)

@@ -53,7 +53,7 @@ _COUNT_THREADS = """
 import os
 from training.device import set_threads
 set_threads()
-import mxnet_compat, numpy as np
+import model.mxnet_compat, numpy as np
 from mxnet import nd
 def threads(): return len(os.listdir("/proc/self/task"))
 x = nd.ones((64, 1024, 16)); nd.elemwise_mul(x, x).wait_to_read()

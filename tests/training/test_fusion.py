@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 import pytest

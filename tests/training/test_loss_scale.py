@@ -1,5 +1,5 @@
 """Loss scaling, on a network of element-wise products in float16."""
-import mxnet_compat  # noqa: F401  (comes before mxnet)
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 import pytest
