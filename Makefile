@@ -7,11 +7,17 @@
 # Test files that run at a time, one thread each.
 TEST_WORKERS ?= 2
 
-.PHONY: help demo test check-gpu study bench lint env env-dev
+# For `make torture`: how many files of each kind are damaged, how often a run is killed.
+COUNT = 170
+KILLS = 6
+SEED = 0
+
+.PHONY: help demo test torture check-gpu study bench lint env env-dev
 
 help:
 	@echo "make demo    train ChaATAC on the built-in data set (minutes on a CPU), then evaluate it"
 	@echo "make test    run the tests"
+	@echo "make torture damage files and kill runs, for minutes (COUNT=5000 KILLS=30 SEED=1)"
 	@echo "make check-gpu  train and evaluate in float16 on one or two GPUs, if there are any"
 	@echo "make study   train and compare the attention studies, small (DATA_DIR=folder of CIFAR-10)"
 	@echo "make bench   measure speed beside PyTorch and the reference's style (ONLY=step,... ROUNDS=3)"
@@ -32,6 +38,12 @@ demo: env
 
 test: env-dev
 	.venv/bin/python -m pytest -q -n $(TEST_WORKERS) --dist loadfile
+
+torture: env-dev
+	.venv/bin/python -m tests.torture.fuzz_params --count $(COUNT) --seed $(SEED)
+	.venv/bin/python -m tests.torture.fuzz_files --count $(COUNT) --seed $(SEED)
+	.venv/bin/python -m tests.torture.fuzz_onnx --count $(COUNT) --seed $(SEED)
+	.venv/bin/python -m tests.torture.kill_test --kills $(KILLS) --seed $(SEED)
 
 check-gpu: env
 	.venv/bin/python tools/check_gpu.py

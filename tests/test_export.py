@@ -28,9 +28,9 @@ from model.activation import list_activations  # noqa: E402
 from model.attention import list_attentions  # noqa: E402
 from model.structure import OPERATIONS  # noqa: E402
 from model.zoo import build, list_models  # noqa: E402
-from tests import fuzz_onnx  # noqa: E402
 from tests.random_networks import CIFAR, random_network, randomise  # noqa: E402
 from tests.scripts import assert_user_error, drawn_cifar, run  # noqa: E402
+from tests.torture import fuzz_onnx  # noqa: E402
 
 
 def assert_same(net, size=16, **options):

@@ -1,10 +1,10 @@
-"""The short form of ``python -m tests.fuzz_files``: damaged files of every kind but params."""
+"""The short form of ``python -m tests.torture.fuzz_files``: damaged files of most kinds."""
 import json
 
 import pytest
 
 from common.errors import UserError
-from tests import fuzz_files
+from tests.torture import fuzz_files
 from trained import find_description
 
 

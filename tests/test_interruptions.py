@@ -10,7 +10,8 @@ import pytest
 
 import train_cifar
 from common.errors import UserError
-from tests import kill_test, scripts
+from tests import scripts
+from tests.torture import kill_test
 from training.checkpoint import newest_state
 
 
@@ -133,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(files, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_random_instants_a_run_ends_with_the_same_bits():
-    """The short form of ``python -m tests.kill_test``."""
+    """The short form of ``python -m tests.torture.kill_test``."""
     lines = []
     places = kill_test.kill_test(4, seed=1, log=lines.append)
     assert sum(places.values()) == 4, lines

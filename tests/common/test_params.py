@@ -8,7 +8,8 @@ import pytest
 
 from common.params import ParamsError, check_params, read_params
 from model.weights import WeightsError, read_weights
-from tests import fuzz_params, golden_cases
+from tests import golden_cases
+from tests.torture import fuzz_params
 
 GOLDEN = sorted(golden_cases.FOLDER.glob("*.params"))
 _HEAD = struct.pack("<QQQ", 0x112, 0, 1)
@@ -130,7 +131,7 @@ def test_not_a_file(tmp_path):
 
 
 def test_mutations_of_real_files_do_no_harm():
-    """The short form of ``python -m tests.fuzz_params``."""
+    """The short form of ``python -m tests.torture.fuzz_params``."""
     lines = []
     counts, bad = fuzz_params.fuzz(306, seed=1, log=lines.append)
     assert bad == 0, "\n".join(lines)

@@ -1,6 +1,6 @@
 """Damage exported ONNX files in hundreds of ways and open each as `evaluate.py --onnx` does.
 
-    python -m tests.fuzz_onnx --count 500 --seed 0
+    python -m tests.torture.fuzz_onnx --count 500 --seed 0
 
 A process of its own opens the files, and is watched: it must answer with the classes of the
 network or with one clear line, in bounded time and memory. Each file that passes the checks is
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.fuzzing import (
+from tests.torture.fuzzing import (
     Opener,
     cut_out,
     flip_bits,
@@ -233,7 +233,7 @@ def fuzz(count, seed=0, log=print):
     """
     rng, files = np.random.default_rng(seed), list(originals())
     counts, bad = collections.Counter(), 0
-    opener = Opener("tests.fuzz_onnx", HANG_SECONDS)
+    opener = Opener("tests.torture.fuzz_onnx", HANG_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mutant.onnx")
         for number in range(count):

@@ -1,6 +1,6 @@
 """Kill a training run at random instants, resume it each time, and compare its end.
 
-    python -m tests.kill_test --kills 30 --seed 0
+    python -m tests.torture.kill_test --kills 30 --seed 0
 
 A small network is trained twice on drawn images in CIFAR's format: once undisturbed, once
 with SIGKILLs, after each of which the same command with ``--resume auto`` goes on. Most kills
@@ -67,6 +67,7 @@ class _Process:
             if time.monotonic() > self.deadline:
                 self.kill()
                 raise AssertionError(f"no end after {_DEADLINE_S} s: {self.out.read_text()}")
+            time.sleep(0.001)
         return self.process.poll() is None
 
     def kill(self):

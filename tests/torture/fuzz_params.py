@@ -1,6 +1,6 @@
 """Damage real .params files in thousands of ways and load each.
 
-    python -m tests.fuzz_params --count 5000 --seed 0
+    python -m tests.torture.fuzz_params --count 5000 --seed 0
 
 Every load happens in a process of its own kind, which is watched: it must end in less than a
 second, with the arrays that MXNet itself reads or with one clear line, and its memory must not
@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from common.params import check_params
-from tests.fuzzing import (
+from tests.golden_cases import FOLDER
+from tests.torture.fuzzing import (
     Opener,
     cut_out,
     flip_bits,
@@ -28,7 +29,6 @@ from tests.fuzzing import (
     repeat_a_part,
     truncate,
 )
-from tests.golden_cases import FOLDER
 
 SECONDS, GRAIN, HANG_SECONDS = 1.0, 8 << 20, 20
 _EXTREMES = (0, 1, 2 ** 7, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1, 2 ** 40, 2 ** 62, 2 ** 63,
@@ -220,7 +220,7 @@ def fuzz(count, seed=0, log=print):
                  for path in sorted(FOLDER.glob("*.params"))]
     rng = np.random.default_rng(seed)
     counts, bad, slowest, most = collections.Counter(), 0, 0.0, 0
-    loader = Opener("tests.fuzz_params", HANG_SECONDS)
+    loader = Opener("tests.torture.fuzz_params", HANG_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mutant.params")
         path.write_bytes(originals[0][0])

@@ -1,0 +1,1 @@
+"""Fuzzers and kill tests, run by hand (``make torture``); the tests run short forms of them."""
