@@ -9,8 +9,8 @@ import sys
 
 from common.errors import run_script
 from data import DataError, list_datasets
+from machines.client import join, leave
 from training.device import set_threads
-from training.machines import join, leave
 from training.options import (
     Parser,
     add_cifar_data_options,

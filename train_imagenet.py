@@ -13,8 +13,8 @@ import sys
 
 from common.errors import UserError, run_script
 from data.dataset import DataError
+from machines.client import join, leave
 from training.device import set_threads
-from training.machines import join, leave
 from training.options import (
     Parser,
     add_device_options,

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from common.errors import UserError, run_script
-from training.machines import join, leave
+from machines.client import join, leave
 from training.options import positive_int
 
 _NETWORKS = {"resnet_v2_cifar b=1": {"blocks": 1}, "resnet_v2_cifar b=3": {"blocks": 3},
@@ -83,7 +83,7 @@ def measure(network, workers, options):
               options.batch_size]
     command = [sys.executable, *script]
     if workers:
-        command = [sys.executable, "-m", "training.launch", "-n", workers, "-s", 1, "--", *script,
+        command = [sys.executable, "-m", "machines.launch", "-n", workers, "-s", 1, "--", *script,
                    "--kv-store", "dist_sync"]
     root = Path(__file__).resolve().parents[1]
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE",

@@ -6,7 +6,7 @@ to read; only `run_script` turns them into an exit code.
     0    done
     2    something that the user can put right, a loss that is not finite among it
     3    trained to the end, but the end could not be saved
-    4    one of several machines is gone (see `training.warden`)
+    4    one of several machines is gone (see `machines.warden`)
     130  stopped by Ctrl-C
     143  stopped by SIGTERM
 """
@@ -54,7 +54,7 @@ def run_script(main, *known, leave=_alone):
     *known : exception types
     leave : callable, optional
         ``leave(code, reason, text)`` writes `text` to standard error and ends the process;
-        `reason` is None at an end that was to come. See `training.machines.leave`.
+        `reason` is None at an end that was to come. See `machines.client.leave`.
     """
     try:
         code, reason, text = main(), None, ""

@@ -16,7 +16,7 @@ from common.errors import UserError
 from data import DataError
 from tests import scripts
 from tests.data.photo_files import broken_files, write_tree
-from tests.machines import Cluster
+from tests.machines.cluster import Cluster
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ _ERRORS = [
     (["--dtype", "float16"], "float16 needs a GPU"),
     (["--kv-store", "dist_async"], "--kv-store: invalid choice"),
     (["--kv-store", "nccl"], "between GPUs"),
-    (["--kv-store", "dist_sync"], "python -m training.launch"),
+    (["--kv-store", "dist_sync"], "python -m machines.launch"),
     (["--batch-norm"], "it was for VGG"),
     (["--resume-epoch", "3"], "--resume"),
     (["--resume-states", "x.states"], "pickles"),

@@ -414,7 +414,7 @@ def add_worker_options(group):
     add("--kv-store", choices=("local", "device", "nccl", "dist_sync", "dist_device_sync"),
         default="device",
         help="how devices and workers add up gradients; dist_sync and dist_device_sync are for "
-             "the workers that python -m training.launch starts")
+             "the workers that python -m machines.launch starts")
     add("--join-timeout", type=positive_float, default=60.0, metavar="S",
         help="seconds that those wait for one another at the start")
 

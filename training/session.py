@@ -18,6 +18,7 @@ from common.errors import UserError
 from common.files import read_json, write_json
 from common.params import ParamsError, check_params
 from common.progress import format_seconds
+from machines.client import get_client
 
 from .device import select_contexts
 from .epoch import Normalize
@@ -25,7 +26,6 @@ from .fit import Fit, FitOptions, evaluate_together
 from .fusion import hybridize
 from .history import close_log, open_log, silent_log
 from .loop import SaveFailed
-from .machines import member
 from .objective import Objective
 from .options import NOT_COMPUTING
 from .run import Run
@@ -185,7 +185,7 @@ def agreed_options(parser, argv):
     UserError
         If a worker was started with other options, or one of the options is wrong.
     """
-    machine = member()
+    machine = get_client()
     if machine is None:
         return resolve_options(parser, argv)
     own = vars(parser.parse_args(argv))

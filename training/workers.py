@@ -1,7 +1,7 @@
 """The workers that train one network: what they add up, and what worker 0 gives the others.
 
 `Alone` is the one worker of an ordinary run. `Workers` are several, joined by MXNet's KVStore,
-which carries arrays, and by `training.machines`, which carries the rest. Sums are taken over
+which carries arrays, and by `machines.client`, which carries the rest. Sums are taken over
 the workers in their order, so they do not depend on who was first.
 """
 import contextlib
@@ -14,8 +14,7 @@ import numpy as np
 
 from common import interruption
 from common.errors import UserError
-
-from .machines import member
+from machines.client import get_client
 
 __all__ = ["Alone", "Workers", "connect", "averaged", "set_running_statistics", "total"]
 
@@ -36,7 +35,7 @@ def connect(options, contexts):
     UserError
         If the store does not suit the devices, or the way in which the script was started.
     """
-    name, machine = options.kv_store, member()
+    name, machine = options.kv_store, get_client()
     if name == "nccl" and contexts[0].device_type == "cpu":
         raise UserError("--kv-store nccl adds up gradients between GPUs; on a CPU use device")
     if not name.startswith("dist"):
@@ -47,7 +46,7 @@ def connect(options, contexts):
         return Alone(name)
     if machine is None:
         raise UserError(f"--kv-store {name} is for several workers: start them with `python -m "
-                        "training.launch -n WORKERS -- SCRIPT OPTIONS`, which tells each process "
+                        "machines.launch -n WORKERS -- SCRIPT OPTIONS`, which tells each process "
                         "its part")
     with machine.deadline(options.join_timeout, "MXNet's KVStore does not come up within "
                           f"{options.join_timeout:g} s: are all ports open between the machines, "
@@ -110,7 +109,7 @@ class Workers(Alone):
 
     Parameters
     ----------
-    machine : training.machines.Member
+    machine : machines.client.WardenClient
     kvstore : mxnet.kvstore.KVStore
         A distributed one.
     """

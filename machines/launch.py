@@ -1,10 +1,13 @@
 """Start a script once for each process of a run on several machines.
 
-    python -m training.launch -n 2 -s 1 -- train_cifar.py --kv-store dist_sync ...
-    python -m training.launch -n 2 -s 1 -H hosts -- train_cifar.py --kv-store dist_sync ...
+    python -m machines.launch -n 2 -s 1 -- train_cifar.py --kv-store dist_sync ...
+    python -m machines.launch -n 2 -s 1 -H hosts -- train_cifar.py --kv-store dist_sync ...
+
+In another folder than the project's, name the files: python PROJECT/machines/launch.py ...
+-- PROJECT/train_cifar.py ...
 
 A front for the launcher in MXNet's wheel (``mxnet/tools/launch.py``): the same options, the
-same variables for the processes (see `training.machines`). The wheel's own starts nothing on
+same variables for the processes (see `machines.client`). The wheel's own starts nothing on
 Python 3.9 and later, since its tracker calls ``Thread.isAlive``; so this one starts the
 processes itself, passes on what stops it, and returns the code of the first that failed.
 """
@@ -20,10 +23,12 @@ import sys
 import time
 from pathlib import Path
 
-from common.errors import UserError, run_script
+if __package__ in (None, ""):    # started as a file, from any folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from .device import physical_cores
-from .options import Parser, positive_int
+from common.errors import UserError, run_script
+from training.device import physical_cores
+from training.options import Parser, positive_int
 
 __all__ = ["main", "Plan", "commands", "read_hosts"]
 
@@ -35,7 +40,7 @@ _PASSED_ON = ("OMP_", "MXNET_", "PS_", "DMLC_INTERFACE")
 
 
 def make_parser():
-    parser = Parser(prog="python -m training.launch", description=__doc__.splitlines()[0])
+    parser = Parser(prog="python -m machines.launch", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("-n", "--num-workers", type=positive_int, required=True, metavar="N",
         help="workers: processes that train")

@@ -1,12 +1,12 @@
 """This process's part in a run on several machines.
 
-A launcher (`training.launch`, or a cluster's own) starts the same script many times and tells
+A launcher (`machines.launch`, or a cluster's own) starts the same script many times and tells
 each process its part in MXNet's variables: one scheduler, some servers, some workers. `join`
 reads them. Nothing here imports MXNet, since MXNet blocks scheduler and servers on import.
 
     DMLC_ROLE            scheduler, server or worker
     DMLC_PS_ROOT_URI     the scheduler's address
-    DMLC_PS_ROOT_PORT    its port; the next one must be free, too: see `training.warden`
+    DMLC_PS_ROOT_PORT    its port; the next one must be free, too: see `machines.warden`
     DMLC_NUM_WORKER      how many workers
     DMLC_NUM_SERVER      how many servers
     DMLC_TASK_ID         optional: the worker's number; worker 0 keeps the run's files
@@ -23,21 +23,20 @@ import threading
 import time
 
 from common.errors import UserError
+from machines.warden import LOST, Link, Warden
 
-from .warden import LOST, Link, Warden
-
-__all__ = ["Member", "join", "leave", "member"]
+__all__ = ["WardenClient", "get_client", "join", "leave"]
 
 _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
 # Where launchers put a worker's number; in a job of Slurm, mpirun's is the right one.
 _NUMBERS = ("DMLC_TASK_ID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID",
             "JOB_COMPLETION_INDEX")
-_member = None    # of the process, as its part is
+_client = None    # this process's, once it has joined
 
 
-def member():
-    """This process's `Member`, or None where it trains alone."""
-    return _member
+def get_client():
+    """This process's `WardenClient`, or None where it trains alone."""
+    return _client
 
 
 def join(patience, environ=os.environ):
@@ -55,7 +54,7 @@ def join(patience, environ=os.environ):
     UserError
         If a variable is missing or wrong, or nobody answers.
     """
-    global _member
+    global _client
     role = environ.get("DMLC_ROLE")
     if not role:
         return
@@ -67,8 +66,8 @@ def join(patience, environ=os.environ):
     if "DMLC_INTERFACE" not in environ:
         # The address that leads to the scheduler is the one that the others can reach.
         environ.setdefault("DMLC_NODE_HOST", link.sock.getsockname()[0])
-    _member = Member(link, role, index)
-    _member.wait_for_all(patience)
+    _client = WardenClient(link, role, index)
+    _client.wait_for_all(patience)
     if role != "worker":
         _serve()
 
@@ -87,7 +86,7 @@ def _part(environ, role):
     missing = [name for name in _NEEDED if not environ.get(name)]
     if missing:
         raise UserError(f"DMLC_ROLE is set, but {', '.join(missing)} is not: start all processes "
-                        "with `python -m training.launch`, or set MXNet's variables for each")
+                        "with `python -m machines.launch`, or set MXNet's variables for each")
     host, port = environ["DMLC_PS_ROOT_URI"], _number(environ, "DMLC_PS_ROOT_PORT", 1, 65534)
     workers, servers = (_number(environ, f"DMLC_NUM_{what}", 1, 9999)
                         for what in ("WORKER", "SERVER"))
@@ -146,12 +145,12 @@ def leave(code, reason=None, text=""):
         To be written to standard error.
     """
     sys.stderr.write(text)
-    if _member is not None:
-        _member.leave(code, reason)
+    if _client is not None:
+        _client.leave(code, reason)
     sys.exit(code)
 
 
-class Member:
+class WardenClient:
     """The connection to the run's `Warden`, listened to by a thread of its own.
 
     Parameters
@@ -182,7 +181,7 @@ class Member:
         self._failed = self._ended = False
         self._wake = self._signals() if role != "worker" else None
         link.send(hello=role, index=index, host=socket.gethostname(), pid=os.getpid())
-        threading.Thread(target=self._listen, name="member", daemon=True).start()
+        threading.Thread(target=self._listen, name="warden client", daemon=True).start()
 
     @property
     def count(self):
@@ -283,17 +282,17 @@ class Member:
                     for number in os.read(self._wake, 64):
                         self._send(stop=number)
                 for message in self._link.receive() if self._link in ready else ():
-                    self._take(message)
+                    self._handle(message)
                 self._link.ping()
                 if self._link.silent():
                     raise ConnectionError
             except (OSError, ValueError):
                 if not self._ended:
-                    self._lost("the scheduler has gone", LOST)
+                    self._abort("the scheduler has gone", LOST)
 
-    def _take(self, message):
+    def _handle(self, message):
         if "lost" in message:
-            self._lost(message["lost"], message["code"])
+            self._abort(message["lost"], message["code"])
         if message.get("end") and self.role != "worker":
             os._exit(0)
         with self._changed:
@@ -310,7 +309,7 @@ class Member:
                 self._ended = True
             self._changed.notify_all()
 
-    def _lost(self, line, code):
+    def _abort(self, line, code):
         """End this process at once: its main thread may wait for the other one forever.
 
         No file is left broken: each is written under a temporary name first.

@@ -1,12 +1,13 @@
-"""What the launcher starts; that it does is tested in tests/test_machines.py."""
+"""What the launcher starts; that it does is tested in tests/machines/test_runs.py."""
 import shlex
 import sys
 
 import pytest
 
 from common.errors import UserError
-from tests import machines, scripts
-from training.launch import Plan, commands, main, make_parser, read_hosts
+from machines.launch import Plan, commands, main, make_parser, read_hosts
+from tests import scripts
+from tests.machines import cluster
 
 
 def _plan(*argv):
@@ -90,9 +91,20 @@ def test_over_ssh(tmp_path, hosts):
         "while len(list(pathlib.Path().glob('*.said'))) < 4: time.sleep(0.02)\n"
         "sys.exit(7)\n")
     result = scripts.subprocess.run(
-        machines.launcher("-n", 2, "-s", 1, "-H", hosts, "--", "part.py", "a b"), cwd=tmp_path,
-        env=machines.environ(PATH=f"{tmp_path}:{scripts.os.environ['PATH']}"), text=True,
+        cluster.launcher("-n", 2, "-s", 1, "-H", hosts, "--", "part.py", "a b"), cwd=tmp_path,
+        env=cluster.environ(PATH=f"{tmp_path}:{scripts.os.environ['PATH']}"), text=True,
         capture_output=True, timeout=60)
     assert result.returncode == 7, result.stderr
     assert sorted(result.stdout.splitlines()) == [
         "scheduler None a b", "server 0 a b", "worker 0 a b", "worker 1 a b"]
+
+
+def test_from_any_folder(tmp_path):
+    """The launcher's file finds the project, though neither folder nor variables lead there."""
+    (tmp_path / "part.py").write_text("import os; os.write(1, f'{os.getcwd()}\\n'.encode())\n")
+    variables = {name: value for name, value in scripts.os.environ.items() if name != "PYTHONPATH"}
+    result = scripts.subprocess.run(
+        scripts.command("machines/launch.py", "-n", 1, "--", "part.py"), cwd=tmp_path,
+        env=variables, text=True, capture_output=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [str(tmp_path)] * 3

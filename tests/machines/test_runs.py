@@ -10,13 +10,13 @@ import pytest
 
 import train_cifar
 from common.errors import UserError
+from machines.client import join
+from machines.warden import LOST
 from model.weights import read_weights
 from tests import scripts
 from tests.data.photo_files import write_tree
-from tests.machines import Cluster, environ, launcher
+from tests.machines.cluster import Cluster, environ, launcher
 from training.checkpoint import newest_state
-from training.machines import join
-from training.warden import LOST
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_a_launcher_s_worker_needs_a_distributed_store(files, tmp_path):
 
 def test_a_distributed_store_needs_a_launcher(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="python -m training.launch"):
+    with pytest.raises(UserError, match="python -m machines.launch"):
         train_cifar.main([str(word) for word in _options(files)])
     assert not list(tmp_path.iterdir())
 

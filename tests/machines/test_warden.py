@@ -3,8 +3,8 @@ import socket
 
 import pytest
 
-from training import warden
-from training.warden import LOST, Link, Warden
+from machines import warden
+from machines.warden import LOST, Link, Warden
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 def launcher(*arguments):
     """The command line of the launcher."""
-    return [sys.executable, "-m", "training.launch", *map(str, arguments)]
+    return [sys.executable, "-m", "machines.launch", *map(str, arguments)]
 
 
 def environ(**more):

@@ -3,7 +3,7 @@
 MXNet's KVStore adds up gradients, but its processes wait forever for one that is gone. So each
 of them also keeps a connection to the `Warden`, a thread of the scheduler's process: it numbers
 the workers, passes on what they tell one another, finds the step after which all of them stop,
-and tells all of them as soon as one is lost. `training.machines` is the other end.
+and tells all of them as soon as one is lost. `machines.client` is the other end.
 
 Messages are JSON objects, one a line; they carry small things only.
 """
@@ -113,19 +113,19 @@ class Warden(threading.Thread):
                     self._selector.register(Link(self._listener.accept()[0]),
                                             selectors.EVENT_READ)
                 else:
-                    self._hear(key.fileobj)
+                    self._receive(key.fileobj)
             self._watch()
             if not self._complete and time.monotonic() > deadline:
-                self._lose(self._missing(), 2)
+                self._abort(self._missing(), 2)
 
-    def _hear(self, link):
+    def _receive(self, link):
         try:
             for message in link.receive():
-                self._take(link, message)
+                self._handle(link, message)
         except (OSError, ValueError, KeyError, TypeError):
-            self._gone(link, "has gone")
+            self._disconnect(link, "has gone")
 
-    def _take(self, link, message):
+    def _handle(self, link, message):
         if "hello" in message:
             self._greet(link, message)
         elif link.role is None:
@@ -133,12 +133,12 @@ class Warden(threading.Thread):
         elif "gather" in message:
             self._gather(message["gather"], link.rank, message["value"])
         elif "stop" in message:
-            self._stop(link, message["stop"])
+            self._request_stop(link, message["stop"])
         elif "limit" in message:
             self._agree(link.rank, message["limit"])
         elif "failed" in message:
             link.done = True
-            self._lose(f"{link.name} stopped: {message['failed']}", message["code"], but=link)
+            self._abort(f"{link.name} stopped: {message['failed']}", message["code"], but=link)
         elif "done" in message:
             link.done = True
             if all(member.done for member in self._of("worker")):
@@ -169,7 +169,7 @@ class Warden(threading.Thread):
         link.role, link.rank = role, index
         self._members.append(link)
         if index is not None and len([w for w in self._of("worker") if w.rank == index]) > 1:
-            self._lose(f"two workers say that they are number {index} (DMLC_TASK_ID)", 2)
+            self._abort(f"two workers say that they are number {index} (DMLC_TASK_ID)", 2)
         elif all(len(self._of(role)) == count for role, count in self._wanted.items()):
             self._begin()
 
@@ -201,10 +201,10 @@ class Warden(threading.Thread):
             del self._values[tag]
             self._tell("worker", gathered=tag, values=[values[k] for k in sorted(values)])
 
-    def _stop(self, link, number):
+    def _request_stop(self, link, number):
         """A process was asked to end by a signal: ask all workers how far they can go."""
         if not self._complete:
-            self._lose(f"{link.name} was stopped before the run began", 128 + number)
+            self._abort(f"{link.name} was stopped before the run began", 128 + number)
         elif self._signal is None:
             self._signal = number
             self._tell("worker", stop=number)
@@ -220,22 +220,22 @@ class Warden(threading.Thread):
     def _watch(self):
         for link in self._of():
             if link.silent():
-                self._gone(link, f"has not been heard of for {SILENCE_S} s")
+                self._disconnect(link, f"has not been heard of for {SILENCE_S} s")
                 continue
             try:
                 link.ping()
             except OSError:
-                self._gone(link, "has gone")
+                self._disconnect(link, "has gone")
 
-    def _gone(self, link, how):
+    def _disconnect(self, link, how):
         self._selector.unregister(link)
         link.sock.close()
         if link in self._members:
             self._members.remove(link)
             if not (self._over or link.done):
-                self._lose(f"{link.name} {how}", LOST)
+                self._abort(f"{link.name} {how}", LOST)
 
-    def _lose(self, line, code, but=None):
+    def _abort(self, line, code, but=None):
         if not self._over:
             self._over = True
             self._tell(lost=line, code=code, but=but)
