@@ -1,0 +1,1 @@
+"""A network as a graph of operators: made fast, counted, or translated for another engine."""
