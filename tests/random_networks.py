@@ -12,6 +12,7 @@ CIFAR = {"name": "cifar10", "class_names": [str(k) for k in range(10)],
 def randomise(net, seed=0):
     """Give every parameter and statistic a value that shows if it is lost."""
     rng = np.random.default_rng(seed)
+    mx.random.seed(seed)
     net.initialize(mx.init.Xavier(), force_reinit=True)
     ranges = {"gamma": (0.5, 1.5), "running_var": (0.5, 2.0), "alpha": (0.1, 0.4)}
     for name, parameter in net.collect_params().items():

@@ -1,6 +1,7 @@
 """Units put into networks of other houses: what changes, and that nothing else does."""
 import re
 
+import mxnet as mx
 import numpy as np
 import pytest
 from mxnet import autograd, nd
@@ -11,6 +12,7 @@ from model.activation import ChaATAC
 from model.attention import CBAM, SE
 from model.resnet_v2_cifar import ResNetV2CIFAR
 from model.surgery import insert_attention, replace_activations
+from tests.random_networks import randomise
 
 
 def _image(*shape, seed=0):
@@ -104,6 +106,91 @@ def test_inserting_at_the_end_of_residual_branches(name, count):
     for key, value in before.items():
         np.testing.assert_array_equal(after[key], value)
     _assert_trained(net, x)
+
+
+class _Nothing(nn.HybridBlock):
+    """Attention that lets nothing through."""
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+
+    def hybrid_forward(self, F, x):
+        return 0 * x
+
+
+def _residual_blocks(net):
+    """Blocks of a network whose shortcut is their input itself."""
+    for child in net._children.values():
+        name = type(child).__name__
+        if name.startswith(("BasicBlock", "Bottleneck", "CIFARBasicBlock", "LinearBottleneck")):
+            if getattr(child, "downsample", None) is None and getattr(child, "use_shortcut", True):
+                yield child
+        else:
+            yield from _residual_blocks(child)
+
+
+def _of_mxnet(version, block):
+    """A narrow ResNet of MXNet's zoo, two blocks in its last stage."""
+    return getattr(vision, f"ResNet{version}")(block, [1, 2], [8, 8, 16], classes=5)
+
+
+def _of_gluoncv(name, block=None):
+    zoo = pytest.importorskip("gluoncv.model_zoo")
+    if block is None:
+        return zoo.get_model(name, classes=5)
+    module = getattr(zoo, name)
+    return module.ResNetV1b(getattr(module, block), [1, 2, 1, 1], classes=5)
+
+
+@pytest.mark.parametrize("build, after", [
+    (lambda: _of_mxnet("V1", vision.BasicBlockV1), nd.relu),
+    (lambda: _of_mxnet("V1", vision.BottleneckV1), nd.relu),
+    (lambda: _of_mxnet("V2", vision.BasicBlockV2), nd.identity),
+    (lambda: _of_mxnet("V2", vision.BottleneckV2), nd.identity),
+    (lambda: vision.mobilenet_v2_0_25(classes=5), nd.identity),
+    (lambda: _of_gluoncv("resnetv1b", "BasicBlockV1b"), nd.relu),
+    (lambda: _of_gluoncv("resnetv1b", "BottleneckV1b"), nd.relu),
+    (lambda: _of_gluoncv("cifar_resnet20_v1"), nd.relu),
+    (lambda: _of_gluoncv("cifar_resnet20_v2"), nd.identity),
+], ids=["BasicBlockV1", "BottleneckV1", "BasicBlockV2", "BottleneckV2", "LinearBottleneck",
+        "BasicBlockV1b", "BottleneckV1b", "CIFARBasicBlockV1", "CIFARBasicBlockV2"])
+def test_a_branch_that_attention_closes_leaves_the_shortcut(build, after):
+    """So the unit is behind everything in the branch, and before the addition."""
+    net = build()
+    insert_attention(net, _Nothing, input_shape=(1, 3, 64, 64))
+    net.initialize()
+    net(_image(1, 3, 64, 64))
+    randomise(net)
+    seen = []
+    for block in _residual_blocks(net):
+        block.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    net(_image(1, 3, 64, 64))
+    assert seen
+    for x, out in seen:
+        np.testing.assert_array_equal(out.asnumpy(), after(x).asnumpy())
+
+
+@pytest.mark.parametrize("change, unit", [(replace_activations, "ChaATAC"),
+                                          (insert_attention, "SE")])
+def test_the_initializer_is_for_the_new_parameters(change, unit):
+    net = vision.resnet18_v1(classes=5)
+    net.initialize()
+    net(_image(1, 3, 32, 32))
+    before = _values(net)
+    change(net, unit, initializer=mx.init.Constant(0.25))
+    new = {name: value for name, value in _values(net).items() if name not in before}
+    weights = [value for name, value in new.items() if name.endswith("weight")]
+    assert weights and all((value == 0.25).all() for value in weights)
+
+
+def test_the_initializer_is_msra_s_by_default():
+    """MSRAPrelu: variance 2 / (1 + 0.25 ** 2) over the mean of a weight's fan-in and fan-out."""
+    net = vision.resnet18_v1(classes=5)
+    net.initialize()
+    insert_attention(net, "SE", reduction=1, where="features.8", input_shape=(1, 3, 32, 32))
+    weight = net.features[8][-1].fc1.weight.data().asnumpy()
+    assert weight.shape == (512, 512)
+    assert weight.var() == pytest.approx(2 / (1 + 0.25 ** 2) / 512, rel=0.02)
 
 
 def test_gluoncv_networks():
