@@ -1,5 +1,6 @@
 """The warden and its members, over real sockets in one process."""
 import socket
+import time
 
 import pytest
 
@@ -20,14 +21,17 @@ def _member(address, role, index=None):
     return link
 
 
-def _next(link, *names):
-    """The next message that holds one of the names."""
+def _next(link, *names, seconds=30):
+    """The next message that holds one of the names; fails if it does not come in time."""
+    deadline = time.monotonic() + seconds
     waiting = getattr(link, "waiting", [])
     while True:
         for k, message in enumerate(waiting):
             if any(name in message for name in names):
                 link.waiting = waiting[k + 1:]
                 return message
+        assert time.monotonic() < deadline, f"none of {names} within {seconds} s"
+        link.sock.settimeout(seconds)
         waiting = link.receive()
 
 
@@ -94,18 +98,17 @@ def test_the_dead_are_named(members):
 
 
 def test_who_falls_silent_is_given_up(address, monkeypatch):
-    monkeypatch.setattr(warden, "SILENCE_S", 3)
+    monkeypatch.setattr(warden, "SILENCE_S", 2)
     monkeypatch.setattr(warden, "PING_S", 0.2)
     Warden(address, 1, 1, patience=20).start()
     scheduler, server, worker = (_member(address, role)
                                  for role in ("scheduler", "server", "worker"))
-    for _ in range(20):
+    message, deadline = {}, time.monotonic() + 30
+    while "lost" not in message and time.monotonic() < deadline:
         worker.send(ping=True)
         scheduler.send(ping=True)
         message = _next(worker, "lost", "ping")
-        if "lost" in message:
-            break
-    assert message["lost"] == "server on here (process 7) has not been heard of for 3 s"
+    assert message["lost"] == "server on here (process 7) has not been heard of for 2 s"
     server.sock.close()
 
 
