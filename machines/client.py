@@ -1,18 +1,21 @@
 """This process's part in a run on several machines.
 
 A launcher (`machines.launch`, or a cluster's own) starts the same script many times and tells
-each process its part in MXNet's variables: one scheduler, some servers, some workers. `join`
-reads them. Nothing here imports MXNet, since MXNet blocks scheduler and servers on import.
+each process its part in MXNet's variables, and one of ours: one scheduler, some servers, some
+workers. `join` reads them. Nothing here imports MXNet, since MXNet blocks scheduler and servers
+on import.
 
     DMLC_ROLE            scheduler, server or worker
     DMLC_PS_ROOT_URI     the scheduler's address
     DMLC_PS_ROOT_PORT    its port; the next one must be free, too: see `machines.warden`
     DMLC_NUM_WORKER      how many workers
     DMLC_NUM_SERVER      how many servers
+    ATAC_SECRET          what all processes of the run know, and nobody else: at least 16 characters
     DMLC_TASK_ID         optional: the worker's number; worker 0 keeps the run's files
     DMLC_NODE_HOST       optional: this machine's address, as the others reach it
     DMLC_INTERFACE       optional: the network interface to use, in its place
 """
+import collections
 import contextlib
 import os
 import select
@@ -23,11 +26,13 @@ import threading
 import time
 
 from common.errors import UserError
-from machines.warden import LOST, Link, Warden
+from machines.warden import LOST, Link, Warden, proof
 
 __all__ = ["WardenClient", "get_client", "join", "leave"]
 
-_NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER")
+SECRET = "ATAC_SECRET"
+_NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER", SECRET)
+_LEAST_SECRET = 16
 # Where launchers put a worker's number; in a job of Slurm, mpirun's is the right one.
 _NUMBERS = ("DMLC_TASK_ID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID",
             "JOB_COMPLETION_INDEX")
@@ -58,70 +63,111 @@ def join(patience, environ=os.environ):
     role = environ.get("DMLC_ROLE")
     if not role:
         return
-    address, workers, servers, index = _part(environ, role)
-    environ["DMLC_PS_ROOT_URI"] = address[0]    # ps-lite's sockets know no names
+    part = _read_part(environ, role)
+    environ["DMLC_PS_ROOT_URI"] = part.host    # ps-lite's sockets know no names
     if role == "scheduler":
-        _listen(address, workers, servers, patience)
-    link = _reach((address[0], address[1] + 1), patience)
-    if "DMLC_INTERFACE" not in environ:
+        _listen(part, patience)
+    link = _connect(part, patience)
+    if not environ.get("DMLC_INTERFACE"):
         # The address that leads to the scheduler is the one that the others can reach.
         environ.setdefault("DMLC_NODE_HOST", link.sock.getsockname()[0])
-    _client = WardenClient(link, role, index)
+    _client = WardenClient(link, role)
     _client.wait_for_all(patience)
     if role != "worker":
         _serve()
 
 
+# What the launcher's variables say of this process; `index` is a worker's number, if it has one.
+_Part = collections.namedtuple("_Part", "role host port workers servers index secret")
+
+
 def _number(environ, name, low, high):
     text = environ[name]
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
         raise UserError(f"{name} must be a whole number from {low} to {high}, not '{text}'")
     return int(text)
 
 
-def _part(environ, role):
-    """((address, port), workers, servers, own number or None), as the variables say."""
+def _read_part(environ, role):
     if role not in ("scheduler", "server", "worker"):
         raise UserError(f"DMLC_ROLE must be scheduler, server or worker, not '{role}'")
     missing = [name for name in _NEEDED if not environ.get(name)]
     if missing:
         raise UserError(f"DMLC_ROLE is set, but {', '.join(missing)} is not: start all processes "
-                        "with `python -m machines.launch`, or set MXNet's variables for each")
-    host, port = environ["DMLC_PS_ROOT_URI"], _number(environ, "DMLC_PS_ROOT_PORT", 1, 65534)
+                        "with `python -m machines.launch`, or set the variables of "
+                        "docs/machines.md for each")
+    port = _number(environ, "DMLC_PS_ROOT_PORT", 1, 65534)
     workers, servers = (_number(environ, f"DMLC_NUM_{what}", 1, 9999)
                         for what in ("WORKER", "SERVER"))
     named = next((name for name in _NUMBERS if environ.get(name)), None)
     index = _number(environ, named, 0, workers - 1) if named and role == "worker" else None
-    try:
-        return (socket.gethostbyname(host), port), workers, servers, index
-    except OSError:
-        raise UserError(f"DMLC_PS_ROOT_URI: there is no machine '{host}'") from None
+    if len(environ[SECRET]) < _LEAST_SECRET or not environ[SECRET].isascii():
+        raise UserError(f"{SECRET} must be at least {_LEAST_SECRET} ASCII characters, the same "
+                        "for all processes: such as those of `openssl rand -hex 16`")
+    interface = environ.get("DMLC_INTERFACE")
+    if interface and interface not in [name for _, name in socket.if_nameindex()]:
+        raise UserError(f"DMLC_INTERFACE: this machine has no network interface '{interface}'")
+    host = _address(environ, "DMLC_PS_ROOT_URI")
+    if environ.get("DMLC_NODE_HOST"):
+        _address(environ, "DMLC_NODE_HOST")
+    return _Part(role, host, port, workers, servers, index, environ[SECRET])
 
 
-def _listen(address, workers, servers, patience):
-    host, port = address
+def _address(environ, name):
     try:
-        socket.create_server((host, port)).close()    # MXNet's own would abort
-        Warden((host, port + 1), workers, servers, patience).start()
+        return socket.gethostbyname(environ[name])
+    except (OSError, UnicodeError):    # the latter for what no name can be
+        raise UserError(f"{name}: there is no machine '{environ[name]}'") from None
+
+
+def _listen(part, patience):
+    try:
+        socket.create_server((part.host, part.port)).close()    # MXNet's own would abort
+        Warden((part.host, part.port + 1), part.workers, part.servers, patience,
+               part.secret).start()
     except OSError as error:
-        raise UserError(f"the scheduler cannot listen on {host}, ports {port} and {port + 1}: "
-                        f"{error.strerror}; choose others with DMLC_PS_ROOT_PORT") from None
+        raise UserError(f"the scheduler cannot listen on {part.host}, ports {part.port} and "
+                        f"{part.port + 1}: {error.strerror}; choose others with "
+                        "DMLC_PS_ROOT_PORT") from None
 
 
-def _reach(address, patience):
+def _connect(part, patience):
+    """A link to the warden, which knows who speaks, and which has shown that it is the run's."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            return Link(socket.create_connection(
-                address, timeout=max(min(5, deadline - time.monotonic()), 0.1)))
+            return _introduce(part, max(min(5, deadline - time.monotonic()), 0.1))
         except OSError as error:
             if time.monotonic() > deadline:
-                host, port = address
                 raise UserError(
-                    f"no scheduler answers at {host}, port {port}, after {patience:g} s "
-                    f"({error.strerror or error}): is it started, is DMLC_PS_ROOT_URI right, are "
-                    f"ports {port - 1} and {port} open?") from None
+                    f"no scheduler answers at {part.host}, port {part.port + 1}, after "
+                    f"{patience:g} s ({error.strerror or error}): is it started, is "
+                    f"DMLC_PS_ROOT_URI right, are ports {part.port} and {part.port + 1} open?"
+                    ) from None
             time.sleep(0.2)
+
+
+def _introduce(part, seconds):
+    link = Link(socket.create_connection((part.host, part.port + 1), timeout=seconds))
+    silence = link.sock.gettimeout()
+    link.sock.settimeout(seconds)
+    try:
+        challenge = link.next()["challenge"]
+        link.send(hello=part.role, index=part.index, host=socket.gethostname(), pid=os.getpid(),
+                  challenge=link.challenge, proof=proof(part.secret, "client", challenge))
+        answer = link.next()
+        if "refused" not in answer and not link.check(part.secret, "warden", answer["welcome"]):
+            raise ValueError
+    except (ValueError, KeyError, RecursionError):
+        raise UserError(f"who answers at {part.host}, port {part.port + 1}, is no scheduler of "
+                        "this run; is another program using DMLC_PS_ROOT_PORT or the next one?"
+                        ) from None
+    if "refused" in answer:
+        raise UserError(f"the scheduler at {part.host}, port {part.port}, has another {SECRET} "
+                        f"than this {part.role}; is another run using the same port?")
+    link.trust()
+    link.sock.settimeout(silence)
+    return link
 
 
 def _serve():
@@ -156,9 +202,8 @@ class WardenClient:
     Parameters
     ----------
     link : Link
+        One that the warden trusts.
     role : str
-    index : int or None
-        The worker's number, if it is known already.
 
     Attributes
     ----------
@@ -172,7 +217,7 @@ class WardenClient:
         Something that must live until this process leaves.
     """
 
-    def __init__(self, link, role, index):
+    def __init__(self, link, role):
         self.role, self.rank, self.names = role, None, []
         self._link, self._changed = link, threading.Condition()
         self._gathered, self._tag = {}, 0
@@ -180,7 +225,6 @@ class WardenClient:
         self.signal = self.keep = None
         self._failed = self._ended = False
         self._wake = self._signals() if role != "worker" else None
-        link.send(hello=role, index=index, host=socket.gethostname(), pid=os.getpid())
         threading.Thread(target=self._listen, name="warden client", daemon=True).start()
 
     @property
@@ -192,8 +236,7 @@ class WardenClient:
         """Wait until all processes are there. The warden has the same patience, then tells."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.names, patience + 10):
-                raise UserError(f"who answers at {self._link.sock.getpeername()} is no scheduler "
-                                "of this project")
+                raise UserError(f"the scheduler has said nothing for {patience + 10:g} s")
 
     def gather(self, value):
         """The values of all workers, in their order; all must ask for them.
@@ -275,18 +318,20 @@ class WardenClient:
 
     def _listen(self):
         files = [self._link] + ([self._wake] if self._wake is not None else [])
+        messages = self._link.unread    # those that came with the welcome
         while not self._ended:
-            ready = select.select(files, [], [], 1.0)[0]
             try:
+                for message in messages:
+                    self._handle(message)
+                ready = select.select(files, [], [], 1.0)[0]
                 if self._wake in ready:
                     for number in os.read(self._wake, 64):
                         self._send(stop=number)
-                for message in self._link.receive() if self._link in ready else ():
-                    self._handle(message)
+                messages = self._link.receive() if self._link in ready else ()
                 self._link.ping()
                 if self._link.silent():
                     raise ConnectionError
-            except (OSError, ValueError):
+            except Exception:    # else this thread ended, and the main thread waited for ever
                 if not self._ended:
                     self._abort("the scheduler has gone", LOST)
 

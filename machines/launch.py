@@ -12,9 +12,11 @@ Python 3.9 and later, since its tracker calls ``Thread.isAlive``; so this one st
 processes itself, passes on what stops it, and returns the code of the first that failed.
 """
 import argparse
+import collections
 import contextlib
 import ctypes
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -27,10 +29,11 @@ if __package__ in (None, ""):    # started as a file, from any folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.errors import UserError, run_script
+from machines.client import SECRET
 from training.device import physical_cores
 from training.options import Parser, positive_int
 
-__all__ = ["main", "Plan", "commands", "read_hosts"]
+__all__ = ["main", "Plan", "Start", "commands", "read_hosts"]
 
 # What the others get to end by themselves when one has failed, or when all were asked to stop.
 _GRACE_S = 45
@@ -134,7 +137,8 @@ class Plan:
         host = options.host or self._own_address()
         return {**environ, "DMLC_PS_ROOT_URI": host,
                 "DMLC_PS_ROOT_PORT": str(options.port or _free_port(host)),
-                "DMLC_NUM_WORKER": str(self.workers), "DMLC_NUM_SERVER": str(self.servers)}
+                "DMLC_NUM_WORKER": str(self.workers), "DMLC_NUM_SERVER": str(self.servers),
+                SECRET: secrets.token_hex(16)}
 
     def _own_address(self):
         if self.launcher == "local":
@@ -171,39 +175,49 @@ def _free_port(host):
     raise UserError("no two free ports side by side were found; choose them with --port")
 
 
-def commands(plan):
-    """What to start after the scheduler.
+# A process to start: its command line, the variables that it sees besides this process's own,
+# and what it reads.
+Start = collections.namedtuple("Start", "command environ input", defaults=("",))
 
-    Returns
-    -------
-    list of (list of str, dict)
-        Command lines, and the variables that each sees besides this process's own.
+
+def commands(plan):
+    """What to start after the scheduler: list of `Start`.
+
+    The run's secret stands in no command line, where others on the machine could read it, but
+    for mpirun's: it has no other way that all of its makes know.
     """
     parts = [("worker", k) for k in range(plan.workers)]
     parts += [("server", k) for k in range(plan.servers)]
     own = [{**plan.environ, "DMLC_ROLE": role, "DMLC_TASK_ID": str(k)} for role, k in parts]
     if plan.launcher == "local":
-        return [(plan.command, environ) for environ in own]
+        return [Start(plan.command, environ) for environ in own]
     if plan.launcher == "ssh":
-        return [(_ssh(plan, environ, int(environ["DMLC_TASK_ID"])), {}) for environ in own]
+        return [_ssh(plan, environ, int(environ["DMLC_TASK_ID"])) for environ in own]
     # One step for each role: the launched processes find their numbers in the cluster's variables.
     started = []
     for role, count in (("worker", plan.workers), ("server", plan.servers)):
+        environ = {**plan.environ, "DMLC_ROLE": role}
         if plan.launcher == "slurm":
-            start = ["srun", "--overlap", "-n", str(count)]
-        else:
-            start = ["mpirun", "-n", str(count)]
-            start += ["--hostfile", plan.hostfile] if plan.hostfile else []
-        settings = [f"{name}={value}" for name, value in plan.environ.items()]
-        started.append(([*start, "env", *settings, f"DMLC_ROLE={role}", *plan.command], {}))
+            started.append(Start(["srun", "--overlap", "--export=ALL", "-n", str(count),
+                                  *plan.command], environ))
+            continue
+        start = ["mpirun", "-n", str(count)]
+        start += ["--hostfile", plan.hostfile] if plan.hostfile else []
+        started.append(Start([*start, "env", *_settings(environ), *plan.command], {}))
     return started
+
+
+def _settings(environ):
+    return [f"{name}={value}" for name, value in environ.items()]
 
 
 def _ssh(plan, environ, number):
     name, port = plan.hosts[number % len(plan.hosts)]
-    settings = [f"{key}={value}" for key, value in environ.items()]
-    line = f"cd {shlex.quote(os.getcwd())} && exec " + shlex.join(["env", *settings, *plan.command])
-    return ["ssh", "-o", "BatchMode=yes", *(["-p", port] if port else []), name, line]
+    shown = {key: value for key, value in environ.items() if key != SECRET}
+    line = (f"read -r {SECRET} && export {SECRET} && cd {shlex.quote(os.getcwd())} && exec "
+            + shlex.join(["env", *_settings(shown), *plan.command]))
+    command = ["ssh", "-o", "BatchMode=yes", *(["-p", port] if port else []), name, line]
+    return Start(command, {}, environ[SECRET] + "\n")
 
 
 # ---- running ----------------------------------------------------------------------------------
@@ -213,13 +227,18 @@ def _dies_with_us():
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _start(command, environ):
+def _start(start):
     try:
         # A session of its own: Ctrl-C is for the launcher alone, which passes it on once.
-        return subprocess.Popen(command, env={**os.environ, **environ}, start_new_session=True,
-                                stdin=subprocess.DEVNULL, preexec_fn=_dies_with_us)
+        process = subprocess.Popen(start.command, env={**os.environ, **start.environ}, text=True,
+                                   stdin=subprocess.PIPE if start.input else subprocess.DEVNULL,
+                                   start_new_session=True, preexec_fn=_dies_with_us)
     except OSError as error:
-        raise UserError(f"cannot start {command[0]}: {error.strerror}") from None
+        raise UserError(f"cannot start {start.command[0]}: {error.strerror}") from None
+    if start.input:
+        with contextlib.suppress(BrokenPipeError), process.stdin as stream:
+            stream.write(start.input)
+    return process
 
 
 class _Signals:
@@ -252,9 +271,9 @@ def run(plan):
     """
     signals, code = _Signals(), None
     try:
-        signals.processes.append(_start(plan.command, {**plan.environ, "DMLC_ROLE": "scheduler"}))
-        for command, environ in commands(plan):
-            signals.processes.append(_start(command, environ))
+        scheduler = Start(plan.command, {**plan.environ, "DMLC_ROLE": "scheduler"})
+        for start in (scheduler, *commands(plan)):
+            signals.processes.append(_start(start))
         while any(process.poll() is None for process in signals.processes):
             time.sleep(0.05)
             codes = [process.returncode for process in signals.processes if process.returncode]

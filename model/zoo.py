@@ -68,7 +68,7 @@ class Released:
     size: int
     sha256: str
     dataset: str
-    outputs: int
+    classes: int
     model: str
     options: dict
     figures: dict
@@ -175,7 +175,7 @@ def load_released(name, ctx=None):
         If there is none of that name, or its file is missing or damaged.
     """
     released = released_by_name(name)
-    net = build(released.description, released.outputs)
+    net = build(released.description, released.classes)
     load_weights(net, released.path, ctx)
     return net
 

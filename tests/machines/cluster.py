@@ -1,6 +1,7 @@
 """Starting the processes of a run on several machines, as a launcher does, to be watched."""
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -49,9 +50,11 @@ class Cluster:
 
     def __init__(self, folder, workers=2, address="127.0.0.1"):
         self.folder, self.processes = folder, {}
+        port = free_port()
+        self.warden = (address, port + 1)    # where it listens
         self._environ = environ(
-            DMLC_PS_ROOT_URI=address, DMLC_PS_ROOT_PORT=str(free_port()),
-            DMLC_NUM_WORKER=str(workers), DMLC_NUM_SERVER="1")
+            DMLC_PS_ROOT_URI=address, DMLC_PS_ROOT_PORT=str(port),
+            DMLC_NUM_WORKER=str(workers), DMLC_NUM_SERVER="1", ATAC_SECRET=secrets.token_hex(16))
 
     def __enter__(self):
         return self

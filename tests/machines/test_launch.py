@@ -23,17 +23,33 @@ def hosts(tmp_path):
 
 def test_local():
     started = commands(_plan("-n", 2, "-s", 1, "--env", "A=b c", "--", "x.py", "--lr", "0.1"))
-    assert [line for line, _ in started] == [[sys.executable, "-u", "x.py", "--lr", "0.1"]] * 3
-    assert [(e["DMLC_ROLE"], e["DMLC_TASK_ID"]) for _, e in started] == [
+    variables = [start.environ for start in started]
+    command = [sys.executable, "-u", "x.py", "--lr", "0.1"]
+    assert [start.command for start in started] == [command] * 3
+    assert [(e["DMLC_ROLE"], e["DMLC_TASK_ID"]) for e in variables] == [
         ("worker", "0"), ("worker", "1"), ("server", "0")]
     assert {(e["DMLC_NUM_WORKER"], e["DMLC_NUM_SERVER"], e["DMLC_PS_ROOT_URI"], e["A"])
-            for _, e in started} == {("2", "1", "127.0.0.1", "b c")}
-    assert len({e["DMLC_PS_ROOT_PORT"] for _, e in started}) == 1
+            for e in variables} == {("2", "1", "127.0.0.1", "b c")}
+    assert len({e["DMLC_PS_ROOT_PORT"] for e in variables}) == 1
+    assert len({e["ATAC_SECRET"] for e in variables}) == 1
+
+
+def test_each_run_has_a_secret_of_its_own_that_no_command_line_shows(hosts):
+    for argv in (("-n", 2), ("-n", 2, "-H", hosts), ("-n", 2, "--launcher", "slurm", "--host",
+                                                     "127.0.0.1")):
+        plans = [_plan(*argv, "--env", "ATAC_SECRET=known", "--", "x.py") for _ in range(2)]
+        secrets = {plan.environ["ATAC_SECRET"] for plan in plans}
+        assert len(secrets) == 2 and min(map(len, secrets)) >= 32
+        for plan in plans:
+            secret = plan.environ["ATAC_SECRET"]
+            for start in commands(plan):
+                assert not any(secret in word or "known" in word for word in start.command)
+                assert start.input == secret + "\n" or start.environ["ATAC_SECRET"] == secret
 
 
 def test_ssh(hosts):
     started = commands(_plan("-n", 2, "-s", 1, "-H", hosts, "--env", "A=b c", "--", "x.py", "a b"))
-    lines = [line for line, _ in started]
+    lines = [start.command for start in started]
     assert lines[0][:6] == ["ssh", "-o", "BatchMode=yes", "-p", "2222", "me@127.0.0.1"]
     assert lines[1][:4] == ["ssh", "-o", "BatchMode=yes", "127.0.0.2"]
     words = shlex.split(lines[1][-1])
@@ -42,14 +58,18 @@ def test_ssh(hosts):
 
 
 @pytest.mark.parametrize("launcher, start", [
-    ("mpi", ["mpirun", "-n", "2"]), ("slurm", ["srun", "--overlap", "-n", "2"])])
+    ("mpi", ["mpirun", "-n", "2"]),
+    ("slurm", ["srun", "--overlap", "--export=ALL", "-n", "2"])])
 def test_clusters_start_each_role_once(launcher, start):
-    (workers, _), (servers, _) = commands(_plan(
+    workers, servers = commands(_plan(
         "-n", 2, "-s", 2, "--launcher", launcher, "--host", "127.0.0.1", "-p", 9000, "--", "x.py"))
-    assert workers[:len(start)] == start and "DMLC_ROLE=worker" in workers
-    assert servers[:len(start)] == start and "DMLC_ROLE=server" in servers
+    for started, role in ((workers, "worker"), (servers, "server")):
+        assert started.command[:len(start)] == start
+        told = started.environ.get("DMLC_ROLE") == role
+        assert told or f"DMLC_ROLE={role}" in started.command
     # The numbers are the cluster's to give.
-    assert not any(word.startswith("DMLC_TASK_ID") for word in workers)
+    assert not any(word.startswith("DMLC_TASK_ID")
+                   for word in (*workers.command, *workers.environ))
 
 
 @pytest.mark.parametrize("argv, message", [
@@ -85,6 +105,7 @@ def test_over_ssh(tmp_path, hosts):
     (tmp_path / "part.py").write_text(
         "import os, pathlib, sys, time\n"
         "part = os.environ['DMLC_ROLE'], os.environ.get('DMLC_TASK_ID')\n"
+        "assert len(os.environ['ATAC_SECRET']) == 32 and not sys.stdin.read()\n"
         "os.write(1, f'{part[0]} {part[1]} {sys.argv[1]}\\n'.encode())    # at one go\n"
         "pathlib.Path('-'.join(map(str, part)) + '.said').touch()\n"
         "if part != ('worker', '1'): sys.exit(0)\n"
