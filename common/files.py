@@ -1,17 +1,21 @@
 """Files: the one way to open them, and writing that leaves them complete or absent."""
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 import stat
 from pathlib import Path
 
 from .errors import FileError, MissingFile
 
-__all__ = ["open_file", "read_bytes", "read_text",
-           "replacing", "write_text", "write_json", "read_json", "sha256", "sync_folder",
-           "temporary_path", "is_leftover"]
+__all__ = ["printable", "open_file", "read_bytes", "read_text",
+           "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
+           "sync_folder", "temporary_path", "is_leftover"]
 
 _MOST_JSON_BYTES = 1 << 26
 
@@ -56,6 +60,62 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent, name):
+    """Make a hidden folder beside what it will become; it is removed when the block ends.
+
+    Folders of that name that ended processes left behind are removed first. A folder's owner
+    holds a lock on it, which the system gives up when the process ends, however it ends.
+
+    Parameters
+    ----------
+    parent : pathlib.Path
+        Made if absent.
+    name : str
+        Of what is made in it.
+
+    Yields
+    ------
+    pathlib.Path
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f".{glob.escape(name)}.*.partial"):
+        _remove_left(left)
+    folder, descriptor = _locked_folder(parent, name)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_left(folder):
+    """Remove a folder that no living process has locked."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        finally:
+            os.close(descriptor)
+
+
+def _locked_folder(parent, name):
+    """A new folder and the open file that locks it."""
+    while True:
+        folder = parent / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+        folder.mkdir()
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:       # another process took it for left behind
+            continue
+        with contextlib.suppress(OSError):      # some network file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, descriptor
+        os.close(descriptor)
+
+
 def write_text(path, text):
     """Write a text file, atomically."""
     with replacing(path) as temporary:
@@ -65,6 +125,11 @@ def write_text(path, text):
 def write_json(path, content):
     """Write a JSON file, atomically. Floats keep every bit."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def printable(text):
+    """A path or another's text as it can stand in a line on any screen: no control characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(text))
 
 
 def open_file(path, most_bytes=None, option=""):
@@ -92,7 +157,7 @@ def open_file(path, most_bytes=None, option=""):
     FileError
         If it is unreadable, larger, or no regular file.
     """
-    name = f"{option} {_shown(path)}".lstrip()
+    name = f"{option} {printable(path)}".lstrip()
     try:
         # Without O_NONBLOCK, to open a pipe is to wait for somebody who writes into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -112,11 +177,6 @@ def open_file(path, most_bytes=None, option=""):
     return stream
 
 
-def _shown(path):
-    """A path as it can stand in a line on any screen."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(path))
-
-
 def _reason(error):
     return getattr(error, "strerror", None) or str(error)
 
@@ -127,7 +187,7 @@ def read_bytes(path, most_bytes, option=""):
         try:
             return stream.read(most_bytes)
         except OSError as error:
-            raise FileError(f"cannot read {_shown(path)}: {_reason(error)}") from error
+            raise FileError(f"cannot read {printable(path)}: {_reason(error)}") from error
 
 
 def read_text(path, most_bytes, option=""):
@@ -136,7 +196,7 @@ def read_text(path, most_bytes, option=""):
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileError(f"{_shown(path)} is not UTF-8 text: {error}") from None
+        raise FileError(f"{printable(path)} is not UTF-8 text: {error}") from None
 
 
 def read_json(path, option=""):
@@ -150,9 +210,9 @@ def read_json(path, option=""):
     try:
         content = json.loads(read_text(path, _MOST_JSON_BYTES, option))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise FileError(f"{_shown(path)} is not a JSON file: {error}") from None
+        raise FileError(f"{printable(path)} is not a JSON file: {error}") from None
     if not isinstance(content, dict):
-        raise FileError(f"{_shown(path)} must hold a JSON object, not {type(content).__name__}")
+        raise FileError(f"{printable(path)} must hold a JSON object, not {type(content).__name__}")
     return content
 
 

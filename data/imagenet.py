@@ -11,16 +11,20 @@ record) and, where this project packed it, ``NAME.lst`` (number, label and name)
     python -m data.imagenet index FILE.rec
 """
 import dataclasses
-import io
-import struct
+import os
+import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from data.dataset import DataError
-from data.photos import FolderPhotos, PhotoBatches, decode, list_photos
+from common.errors import DataError, run_script
+from common.files import open_file, printable, read_text
+from data.decoding import decode, image_format
+from data.photos import FolderPhotos, PhotoBatches, list_classes
+from data.recordio import read_head, read_image_record
 from data.streams import bit_stream
 
 __all__ = ["ImageNetData", "RecordFile", "RecordBatches", "undecodable", "open_imagenet",
@@ -32,7 +36,9 @@ STD = tuple(value / 255 for value in (58.393, 57.12, 57.375))
 
 # Formats that the decoder inside MXNet's iterator reads.
 _ITERATOR_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "PPM")
-_HEADER = struct.Struct("<IIIfQQ")    # magic, length, number of labels, label, two identities
+_MOST_LIST_BYTES = 1 << 28      # of .idx, .lst and synset.txt
+_NO_INDEX_LINE = re.compile(rb"^(?!\d{1,18}[\t ]+\d{1,18}\r?$)", re.MULTILINE)
+_HEADS_AT_ONCE = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,26 +99,40 @@ class RecordFile:
 
     Raises
     ------
-    DataError
+    DataError, FileError
         If a file is missing, or the index does not fit.
     """
 
     def __init__(self, rec, idx=None):
         self.rec = Path(rec).expanduser()
         self.idx = Path(idx).expanduser() if idx else self.rec.with_suffix(".idx")
+        self._again = (f"make it anew with `python -m data.imagenet index "
+                       f"{printable(self.rec)}`")
         for path, hint in ((self.rec, "pack images with `python -m data.imagenet pack`"),
-                           (self.idx, f"make it with `python -m data.imagenet index {self.rec}`")):
-            if not path.is_file():
-                raise DataError(f"there is no file {path}; {hint}")
-        try:
-            table = [line.split("\t") for line in self.idx.read_text().splitlines()]
-            self.keys = np.array([key for key, _ in table], np.int64)
-            self.places = np.array([place for _, place in table], np.int64)
-        except ValueError:
-            raise DataError(f"{self.idx} is not the index of a record file") from None
-        if not len(self.keys) or self.places.max() >= self.rec.stat().st_size:
-            raise DataError(f"{self.idx} is not the index of {self.rec}; make it anew with "
-                            f"`python -m data.imagenet index {self.rec}`")
+                           (self.idx, self._again)):
+            if not os.path.exists(path):
+                raise DataError(f"there is no file {printable(path)}; {hint}")
+        self._stream, self._index = open_file(self.rec), open_file(self.idx, _MOST_LIST_BYTES)
+        self.keys, self.places = self._read_index()
+
+    def _read_index(self):
+        content = self._index.read(_MOST_LIST_BYTES).rstrip()
+        if not content or _NO_INDEX_LINE.search(content):
+            raise DataError(f"{printable(self.idx)} is not the index of a record file; "
+                            f"{self._again}")
+        keys, places = np.fromstring(content, np.int64, sep=" ").reshape(-1, 2).T
+        for what, values in (("number", keys), ("place", places)):
+            once, counts = np.unique(values, return_counts=True)
+            if len(once) < len(values):
+                raise self._misfit(f"the {what} {once[counts.argmax()]} stands in it "
+                                   f"{counts.max()} times")
+        if places.max() >= os.fstat(self._stream.fileno()).st_size:
+            raise self._misfit(f"it ends before byte {places.max()}")
+        return keys, places
+
+    def _misfit(self, reason):
+        return DataError(f"{printable(self.idx)} is not the index of {printable(self.rec)}: "
+                         f"{reason}; {self._again}")
 
     def __len__(self):
         return len(self.keys)
@@ -121,80 +141,93 @@ class RecordFile:
     def listing(self):
         """Record number -> (label, name), from the .lst file; empty without one."""
         path = self.rec.with_suffix(".lst")
-        if not path.is_file():
+        if not os.path.exists(path):
             return {}
         try:
-            rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-            return {int(row[0]): (int(float(row[1])), row[-1]) for row in rows}
+            rows = [line.split("\t") for line in _lines(path)]
+            return {int(row[0]): (int(float(row[1])), printable(row[-1])) for row in rows}
         except (ValueError, IndexError, OverflowError):
-            raise DataError(f"{path} is not the list of a record file") from None
+            raise DataError(f"{printable(path)} is not the list of a record file") from None
 
     def class_names(self):
         """From synset.txt, else numbers up to the largest label there is."""
         synset = self.rec.with_name("synset.txt")
-        if synset.is_file():
-            try:
-                lines = synset.read_text(encoding="utf-8").splitlines()
-            except UnicodeDecodeError:
-                raise DataError(f"{synset} is not a list of names") from None
-            return [line.strip() for line in lines if line.strip()]
+        if os.path.exists(synset):
+            return [line.strip() for line in _lines(synset)]
         labels = [label for label, _ in self.listing.values()] or self.labels()
         if not 0 <= min(labels) <= max(labels) < 1 << 20:
-            raise DataError(f"{self.rec} has labels from {min(labels)} to {max(labels)}")
+            raise DataError(f"{printable(self.rec)} has labels from {min(labels)} to "
+                            f"{max(labels)}")
         return [str(label) for label in range(max(labels) + 1)]
 
     def labels(self):
-        """The label in the header of every record, in the order of the index."""
-        labels = []
-        with open(self.rec, "rb") as stream:
-            for place in self.places:
-                stream.seek(place)
-                head = stream.read(_HEADER.size)
-                if len(head) < _HEADER.size or head[:4] != b"\x0a\x23\xd7\xce":
-                    raise DataError(f"{self.idx} is not the index of {self.rec}: no record "
-                                    f"starts at byte {place}")
-                _, _, flag, label, _, _ = _HEADER.unpack(head)
-                if flag:
-                    label, = struct.unpack("<f", stream.read(4).ljust(4, b"\xff"))
-                if not 0 <= label < 1 << 24:
-                    raise DataError(f"{self.rec}: the record at byte {place} has the label "
-                                    f"{label}")
-                labels.append(int(label))
-        return labels
+        """The label in the header of every record, in the order of the index.
+
+        Raises
+        ------
+        DataError
+            If the records that the index names are not all the records of the file: MXNet's
+            iterator then reads others, or ends the process.
+        """
+        starts = range(0, len(self), _HEADS_AT_ONCE)
+        with ThreadPoolExecutor(8) as pool:     # for disks that answer several at once
+            heads = [head for part in pool.map(self._heads, starts) for head in part]
+        labels, ends = zip(*heads)
+        order = np.argsort(self.places)
+        begins, ends = self.places[order], np.array(ends)[order]
+        for expected, begin in zip((0, *ends.tolist()),
+                                   (*begins.tolist(), os.fstat(self._stream.fileno()).st_size)):
+            if expected != begin:
+                raise self._misfit(f"it leaves out what begins at byte {expected:,}")
+        return list(labels)
+
+    def _heads(self, start):
+        """(label, end) of some records in a row."""
+        heads = []
+        for number in range(start, min(start + _HEADS_AT_ONCE, len(self))):
+            try:
+                header, end = read_head(self._stream.fileno(), int(self.places[number]))
+            except DataError as error:
+                raise self._misfit(f"{self.name(number)}: {error}") from None
+            heads.append((header.label, end))
+        return heads
 
     def name(self, number):
         """Record `number` (its place in the index) for people: number, file, name."""
         key = int(self.keys[number])
         known = f" ({self.listing[key][1]})" if key in self.listing else ""
-        return f"record {key} of {self.rec}{known}"
+        return f"record {key} of {printable(self.rec)}{known}"
 
     def read(self, number):
         """Bytes and label of record `number` (its place in the index)."""
         header, content = self.unpack(number)
-        return content, int(np.ravel(header.label)[0])
+        return content, header.label
 
     def unpack(self, number):
-        """Header and bytes of record `number`, in MXNet's form."""
-        import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-        import mxnet as mx
+        """`data.recordio.Header` and bytes of record `number`."""
+        try:
+            return read_image_record(self._stream.fileno(), int(self.places[number]))
+        except OSError as error:
+            reason = error.strerror
+        except DataError as error:
+            reason = error
+        raise DataError(f"{self.name(number)} cannot be read: {reason}")
 
-        # A reader of its own for each call: MXNet's has one place and is no thread's friend.
-        reader = mx.recordio.MXRecordIO(str(self.rec), "r")
-        try:
-            place = mx.base.ctypes.c_size_t(int(self.places[number]))
-            mx.base.check_call(mx.base._LIB.MXRecordIOReaderSeek(reader.handle, place))
-            record = reader.read()
-        except mx.MXNetError as error:
-            raise DataError(f"{self.name(number)} cannot be read: "
-                            f"{str(error).strip().splitlines()[-1]}") from None
-        finally:
-            reader.close()
-        if record is None:
-            raise DataError(f"{self.name(number)} lies behind the end of the file")
-        try:
-            return mx.recordio.unpack(record)
-        except (struct.error, ValueError):
-            raise DataError(f"{self.name(number)} is too short for its header") from None
+    def mxnet_paths(self):
+        """Record file and index as MXNet is to be told.
+
+        In a path, ``#``, ``?`` and ``;`` have a meaning for MXNet; the open files' own names
+        have none of them.
+        """
+        paths = [(f"/proc/self/fd/{stream.fileno()}", path) for stream, path in (
+            (self._stream, self.rec), (self._index, self.idx))]
+        return [own if os.path.exists(own) else str(path) for own, path in paths]
+
+
+def _lines(path):
+    """Lines of a text file that are not empty. Only a newline ends a line: names hold others."""
+    lines = read_text(path, _MOST_LIST_BYTES).split("\n")
+    return [line.rstrip("\r") for line in lines if line.strip()]
 
 
 def undecodable(record_file, limit=5, log=None):
@@ -205,8 +238,6 @@ def undecodable(record_file, limit=5, log=None):
     list of str
         One line for each of the first `limit`: number, name, reason.
     """
-    from PIL import Image
-
     found = []
     for number in range(len(record_file)):
         if log and number and number % 20000 == 0:
@@ -214,10 +245,9 @@ def undecodable(record_file, limit=5, log=None):
         try:
             content, _ = record_file.read(number)
             decode(content)
-            with Image.open(io.BytesIO(content)) as image:
-                if image.format not in _ITERATOR_FORMATS:
-                    raise ValueError(f"MXNet's iterator does not read {image.format} images")
-        except ValueError as error:
+            if image_format(content) not in _ITERATOR_FORMATS:
+                raise DataError(f"MXNet's iterator does not read {image_format(content)} images")
+        except DataError as error:
             found.append(f"{record_file.name(number)}: {error}")
             if len(found) == limit:
                 break
@@ -255,6 +285,7 @@ class RecordBatches:
     def __init__(self, records, batch_size, classes, size=224, seed=0, shard=(0, 1), workers=4):
         self.records, self.batch_size, self.classes = records, batch_size, classes
         self.size, self.seed, self.shard, self.workers = size, seed, shard, workers
+        self.records.labels()      # what MXNet's iterator would not survive is refused here
         if len(self) < 1:
             others = f" for each of {shard[1]} workers" if shard[1] > 1 else ""
             raise DataError(f"{len(records):,} training images do not fill one batch of "
@@ -274,7 +305,8 @@ class RecordBatches:
         """Arguments of ``mx.io.ImageRecordIter`` for an epoch."""
         order, augmentation = (bit_stream(self.seed, "records", epoch).random_raw(2)
                                >> np.uint64(34)).tolist()
-        return {"path_imgrec": str(self.records.rec), "path_imgidx": str(self.records.idx),
+        rec, idx = self.records.mxnet_paths()
+        return {"path_imgrec": rec, "path_imgidx": idx,
                 "data_shape": (3, self.size, self.size), "batch_size": self.batch_size,
                 "preprocess_threads": max(self.workers, 1), "verbose": False,
                 # Normalised on the device, as everywhere here: a quarter of the bytes to move.
@@ -315,8 +347,8 @@ class RecordBatches:
                     continue
                 yield batch.data[0].asnumpy(), self._checked(batch.label[0].asnumpy()), None
         except StopIteration:
-            raise DataError(f"{self.records.rec} ended before its {len(self.records):,} records: "
-                            f"{self.records.idx} is not its index") from None
+            raise DataError(f"{printable(self.records.rec)} ended before its "
+                            f"{len(self.records):,} records") from None
         except mx.MXNetError as error:
             raise DataError(self._explained(error)) from None
 
@@ -324,17 +356,17 @@ class RecordBatches:
         labels = labels.astype(np.int32)
         if labels.min() < 0 or labels.max() >= self.classes:
             wrong = labels.max() if labels.max() >= self.classes else labels.min()
-            raise DataError(f"{self.records.rec} has the label {wrong}, but there are "
+            raise DataError(f"{printable(self.records.rec)} has the label {wrong}, but there are "
                             f"{self.classes} classes")
         return labels
 
     def _explained(self, error):
         """Which records are to blame for an error of MXNet's iterator."""
-        print(f"{self.records.rec}: a record cannot be decoded; looking for it",
+        print(f"{printable(self.records.rec)}: a record cannot be decoded; looking for it",
               file=sys.stderr)
         found = undecodable(self.records, log=lambda line: print(line, file=sys.stderr))
         reason = "; ".join(found) or str(error).strip().splitlines()[-1]
-        return f"{self.records.rec} cannot be read: {reason}"
+        return f"{printable(self.records.rec)} cannot be read: {reason}"
 
 
 # ---- what the scripts open ---------------------------------------------------------------------
@@ -342,10 +374,11 @@ class RecordBatches:
 def _open_folder(data_dir):
     """The class-ordered photographs of DIR/train (None if there are none) and DIR/val."""
     folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: say where train/<class>/ and val/<class>/ "
-                        "are with --data-dir, or use --use-rec with --rec-train and --rec-val")
-    train = FolderPhotos(folder / "train") if (folder / "train").is_dir() else None
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {printable(folder)}: say where train/<class>/ and "
+                        "val/<class>/ are with --data-dir, or use --use-rec with --rec-train and "
+                        "--rec-val")
+    train = FolderPhotos(folder / "train") if os.path.isdir(folder / "train") else None
     return train, FolderPhotos(folder / "val", train.wnids if train else None)
 
 
@@ -420,13 +453,13 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
         found = photos.class_names()
         class_names = class_names or found
         if photos.rec.with_name("synset.txt").is_file() and list(class_names) != found:
-            raise DataError(f"{photos.rec} has other classes than the network: "
+            raise DataError(f"{printable(photos.rec)} has other classes than the network: "
                             f"{photos.rec.with_name('synset.txt')} differs from the "
                             "description of the network")
     else:
         folder = Path(data_dir).expanduser()
-        if class_names is None and (folder / "train").is_dir():
-            class_names = list_photos(folder / "train")[0]
+        if class_names is None and os.path.isdir(folder / "train"):
+            class_names, _ = list_classes(folder / "train")
         photos = FolderPhotos(folder / "val", class_names)
         class_names = photos.wnids
     batches = PhotoBatches(photos, batch_size, size, train=False, crop_ratio=crop_ratio,
@@ -437,11 +470,4 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
 if __name__ == "__main__":
     from data.packing import main
 
-    try:
-        sys.exit(main())
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    run_script(main)

@@ -1,28 +1,29 @@
 """Folders of images -> RecordIO files, and their verification: the command of data.imagenet.
 
 MXNet's own im2rec.py packs what OpenCV decodes and prints a trace for the rest, leaves EXIF
-rotation and truncated files to chance, and writes in place. So the images are decoded here,
-and MXNet only writes the records.
+rotation and truncated files to chance, and writes in place.
 """
 import argparse
 import contextlib
 import io
 import os
-import shutil
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data.dataset import DataError
+from common.errors import DataError, UserError
+from common.files import open_file, printable, read_bytes, replacing, scratch_folder
+from data.decoding import MOST_BYTES, decode, turned_in_evaluation_alone
 from data.imagenet import RecordFile
-from data.photos import decode, list_photos
+from data.photos import list_photos
+from data.recordio import image_record, read_head, write_record
 from data.streams import permutation
-from training.options import int32, seed
+from training.options import int32, seed, threads
 
 __all__ = ["pack", "verify", "make_index", "main"]
 
 _REPORT_PERIOD_S = 5.0
+_LONGEST_JPEG_SIDE = 65_500     # of libjpeg
 
 
 def main(argv=None):
@@ -45,7 +46,7 @@ def make_parser():
                               "size (default: 480)")
     command.add_argument("--quality", type=int, default=95, metavar="Q", choices=range(1, 101),
                          help="of the JPEGs, 1 to 100 (default: 95)")
-    command.add_argument("-j", "--num-workers", type=int32, default=4, metavar="N",
+    command.add_argument("-j", "--num-workers", type=threads, default=4, metavar="N",
                          help="threads (default: 4)")
     command.add_argument("--seed", type=seed, default=0, metavar="N",
                          help="of the training records' order")
@@ -54,7 +55,7 @@ def make_parser():
 
     command = commands.add_parser("verify", help="read and decode record by record")
     command.add_argument("out", metavar="OUT", help="folder with .rec files, or one .rec file")
-    command.add_argument("-j", "--num-workers", type=int32, default=4, metavar="N",
+    command.add_argument("-j", "--num-workers", type=threads, default=4, metavar="N",
                          help="threads (default: 4)")
     command.set_defaults(action=lambda o: verify(o.out, o.num_workers))
 
@@ -66,17 +67,11 @@ def make_parser():
 
 @contextlib.contextmanager
 def _writing(folder):
-    """Turn whatever a full or read-only disk makes of the block into a DataError."""
-    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-    from mxnet import MXNetError
-
+    """A full or read-only disk as one line."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror}") from None
-    except MXNetError:
-        raise DataError(f"cannot write to {folder}: a record is not on the disk as a whole; is "
-                        "it full?") from None
+        raise DataError(f"cannot write to {printable(folder)}: {error.strerror}") from None
 
 
 class _Report:
@@ -104,7 +99,7 @@ def _results(function, items, workers):
         waiting = []
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) >= 8 * max(workers, 1):
+            if len(waiting) > 2 * max(workers, 1):
                 yield waiting.pop(0).result()
         for future in waiting:
             yield future.result()
@@ -146,73 +141,73 @@ def pack(folder, out, resize=480, quality=95, workers=4, seed=0, log=print):
         If there is nothing to pack, `out` is in use, or it cannot be written.
     """
     folder, out = Path(folder).expanduser(), Path(out).expanduser()
-    if not (folder / "train").is_dir():
-        raise DataError(f"there is no folder {folder / 'train'}: the images belong into "
-                        f"{folder}/train/<class>/ and {folder}/val/<class>/")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is there already; choose another folder or delete it")
-    wnids, train = list_photos(folder / "train")
+    if not os.path.isdir(folder / "train"):
+        raise DataError(f"there is no folder {printable(folder / 'train')}: the images belong into "
+                        f"{printable(folder)}/train/<class>/ and {printable(folder)}/val/<class>/")
+    with _writing(out):
+        in_use = os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir()))
+    if in_use:
+        raise DataError(f"{printable(out)} is there already; choose another folder or delete it")
+    wnids, train, unused = list_photos(folder / "train", log)
     sets = {"train": [train[k] for k in permutation(len(train), seed, "pack")]}
-    if (folder / "val").is_dir():
-        val_wnids, sets["val"] = list_photos(folder / "val")
+    skipped = [f"train/{line}" for line in unused]
+    if os.path.isdir(folder / "val"):
+        val_wnids, sets["val"], unused = list_photos(folder / "val", log)
+        skipped += [f"val/{line}" for line in unused]
         strange = sorted(set(val_wnids) - set(wnids))
         if strange:
-            raise DataError(f"{folder / 'val'} has {len(strange)} classes that train/ lacks "
-                            f"({', '.join(strange[:3])} ...)")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        with _writing(out.parent):
-            partial.mkdir(parents=True)
-            _write_all(folder, partial, wnids, sets, (resize, quality), workers, log)
-            if out.is_dir():
-                out.rmdir()
-            os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    log(f"packed into {out}")
+            raise DataError(f"{printable(folder / 'val')} has {len(strange)} classes that train/ "
+                            f"lacks ({', '.join(strange[:3])} ...)")
+    with _writing(out.parent), scratch_folder(out.parent, out.name) as partial:
+        _write_all(folder, partial, wnids, sets, skipped, (resize, quality), workers, log)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(partial, out)
+    log(f"packed into {printable(out)}")
     return 0
 
 
-def _write_all(folder, partial, wnids, sets, settings, workers, log):
+def _write_all(folder, partial, wnids, sets, skipped, settings, workers, log):
     (partial / "synset.txt").write_text("".join(f"{wnid}\n" for wnid in wnids), encoding="utf-8")
-    skipped = []
+    undecoded = []
     for name, photos in sets.items():
         if not photos:
-            raise DataError(f"{folder / name} holds no images")
-        skipped += _write_records(folder / name, partial / name, wnids, photos, settings,
-                                  workers, log)
-    if skipped:
-        (partial / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped),
-                                             encoding="utf-8")
-        for line in skipped[:10]:
-            log(f"skipped {line}")
-        log(f"{len(skipped):,} images could not be decoded and were skipped; skipped.txt lists "
-            "them")
+            raise DataError(f"{printable(folder / name)} holds no images")
+        undecoded += _write_records(folder / name, partial / name, wnids, photos, settings,
+                                    workers, log)
+    for line in undecoded[:10]:
+        log(f"skipped {line}")
+    if undecoded:
+        log(f"{len(undecoded):,} images could not be decoded and were skipped")
+    if undecoded or skipped:
+        (partial / "skipped.txt").write_text(
+            "".join(f"{line}\n" for line in undecoded + skipped), encoding="utf-8")
+        log("skipped.txt lists what was not packed")
 
 
 def _write_records(source, target, wnids, photos, settings, workers, log):
     """Write target.rec, .idx and .lst; returns a line for each image that was skipped."""
-    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-    from mxnet import recordio
-
     labels = {wnid: k for k, wnid in enumerate(wnids)}
     report, skipped, number = _Report(source.name, len(photos), log), [], 0
-    writer = recordio.MXIndexedRecordIO(f"{target}.idx", f"{target}.rec", "w")
     encoded = _results(lambda photo: _encode(source / photo[1], *settings), photos, workers)
-    with contextlib.closing(writer), open(f"{target}.lst", "w", encoding="utf-8") as listing:
+    with open(f"{target}.rec", "wb") as records, \
+            open(f"{target}.idx", "w", encoding="utf-8") as index, \
+            open(f"{target}.lst", "w", encoding="utf-8") as listing:
         for done, ((wnid, path), (content, problem)) in enumerate(zip(photos, encoded), 1):
+            name = printable(path)      # on one line, whatever it holds
             if problem:
-                skipped.append(f"{source.name}/{path}: {problem}")
+                skipped.append(f"{source.name}/{name}: {problem}")
             else:
-                header = recordio.IRHeader(0, float(labels[wnid]), number, 0)
-                writer.write_idx(number, recordio.pack(header, content))
-                listing.write(f"{number}\t{labels[wnid]}\t{path}\n")
+                place = write_record(records, image_record(labels[wnid], number, content))
+                index.write(f"{number}\t{place}\n")
+                listing.write(f"{number}\t{labels[wnid]}\t{name}\n")
                 number += 1
             report(done, last=done == len(photos))
-    if not number:
-        raise DataError(f"none of the images in {source} can be decoded: {skipped[0]}")
-    for suffix in ("rec", "idx", "lst"):
-        with open(f"{target}.{suffix}", "rb+") as stream:
+        if not number:
+            raise DataError(f"none of the images in {printable(source)} can be decoded: "
+                            f"{skipped[0]}")
+        for stream in (records, index, listing):
+            stream.flush()
             os.fsync(stream.fileno())
     return skipped
 
@@ -222,15 +217,20 @@ def _encode(path, resize, quality):
     from PIL import Image
 
     try:
-        image = decode(path.read_bytes())
-    except (OSError, ValueError) as error:
+        image = decode(read_bytes(path, MOST_BYTES))
+        if resize and min(image.size) > resize:
+            scale = resize / min(image.size)
+            image = image.resize(tuple(max(round(side * scale), resize) for side in image.size),
+                                 Image.Resampling.BICUBIC)
+        if max(image.size) > _LONGEST_JPEG_SIDE:
+            raise DataError(f"its {image.width:,} x {image.height:,} pixels are too long for a "
+                            f"JPEG, which has at most {_LONGEST_JPEG_SIDE:,} on a side")
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=quality)
+    except UserError as error:
         return None, str(error)
-    if resize and min(image.size) > resize:
-        scale = resize / min(image.size)
-        image = image.resize(tuple(max(round(side * scale), resize) for side in image.size),
-                             Image.Resampling.BICUBIC)
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=quality)
+    except MemoryError:
+        return None, "not enough memory"
     return content.getvalue(), None
 
 
@@ -250,40 +250,53 @@ def verify(out, workers=4, log=print):
         raise DataError(f"there are no .rec files in {out}")
     problems = 0
     for path in files:
-        records = RecordFile(path)
-        classes = len(records.class_names())
-        report = _Report(path.name, len(records), log)
-        checks = _results(lambda k, r=records, c=classes: _problem(r, k, c),
-                          range(len(records)), workers)
-        for done, problem in enumerate(checks, 1):
-            if problem:
-                problems += 1
-                log(f"{records.name(done - 1)}: {problem}")
-            report(done, last=done == len(records))
-        if records.listing and len(records.listing) != len(records):
+        try:
+            problems += _verify_file(path, workers, log)
+        except UserError as error:      # of one file, which costs the others nothing
+            log(str(error))
             problems += 1
-            log(f"{path.with_suffix('.lst')} lists {len(records.listing):,} images, the index "
-                f"{len(records):,}")
-        log(f"{path.name}: {len(records):,} records, {classes:,} classes")
     log(f"{problems:,} problems" if problems else "all records are sound")
     return 1 if problems else 0
+
+
+def _verify_file(path, workers, log):
+    """The number of problems of a record file; they are logged."""
+    records = RecordFile(path)
+    records.labels()
+    classes, problems = len(records.class_names()), 0
+    report = _Report(path.name, len(records), log)
+    checks = _results(lambda k: _problem(records, k, classes), range(len(records)), workers)
+    for done, problem in enumerate(checks, 1):
+        if problem:
+            problems += 1
+            log(f"{records.name(done - 1)}: {problem}")
+        report(done, last=done == len(records))
+    if records.listing and len(records.listing) != len(records):
+        problems += 1
+        log(f"{printable(path.with_suffix('.lst'))} lists {len(records.listing):,} images, the "
+            f"index {len(records):,}")
+    log(f"{printable(path.name)}: {len(records):,} records, {classes:,} classes")
+    return problems
 
 
 def _problem(records, number, classes):
     """What is wrong with a record, or None."""
     try:
         header, content = records.unpack(number)
-        label = int(header.label if header.flag == 0 else header.label[0])
         decode(content)
-    except ValueError as error:
+        turned = turned_in_evaluation_alone(content)
+    except DataError as error:
         return str(error)
-    if not 0 <= label < classes:
-        return f"its label is {label}, but there are {classes} classes"
     key = int(records.keys[number])
-    if header.id != key:
-        return f"it calls itself record {header.id}"
-    if key in records.listing and records.listing[key][0] != label:
-        return f"its label is {label}, the list says {records.listing[key][0]}"
+    if header.label >= classes:
+        return f"its label is {header.label}, but there are {classes} classes"
+    if header.number != key:
+        return f"it calls itself record {header.number}"
+    if key in records.listing and records.listing[key][0] != header.label:
+        return f"its label is {header.label}, the list says {records.listing[key][0]}"
+    if turned:
+        return ("its orientation is noted where evaluation heeds it and training does not; pack "
+                "the images anew")
     return None
 
 
@@ -295,34 +308,20 @@ def make_index(rec, log=print):
     DataError
         If the record file is missing or damaged, or the index cannot be written.
     """
-    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-    import mxnet as mx
-
     rec = Path(rec).expanduser()
-    if not rec.is_file():
-        raise DataError(f"there is no file {rec}")
-    reader = mx.recordio.MXRecordIO(str(rec), "r")
-    place, lines = mx.base.ctypes.c_size_t(), []
-    try:
-        while True:
-            mx.base.check_call(mx.base._LIB.MXRecordIOReaderTell(
-                reader.handle, mx.base.ctypes.byref(place)))
-            record = reader.read()
-            if record is None:
-                break
-            lines.append(f"{mx.recordio.unpack(record)[0].id}\t{place.value}\n")
-    except (mx.MXNetError, struct.error) as error:
-        raise DataError(f"{rec} is damaged after {len(lines):,} records: "
-                        f"{str(error).strip().splitlines()[-1]}") from None
-    finally:
-        reader.close()
+    place, lines = 0, []
+    with open_file(rec) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        while place < size:
+            try:
+                header, after = read_head(stream.fileno(), place)
+            except DataError as error:
+                raise DataError(f"{printable(rec)} is damaged after {len(lines):,} records: "
+                                f"{error}") from None
+            lines.append(f"{header.number}\t{place}\n")
+            place = after
     target = rec.with_suffix(".idx")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with _writing(target.parent):
-            temporary.write_text("".join(lines))
-            os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    log(f"{target}: {len(lines):,} records")
+    with _writing(target.parent), replacing(target) as temporary:
+        temporary.write_text("".join(lines))
+    log(f"{printable(target)}: {len(lines):,} records")
     return 0

@@ -8,22 +8,23 @@ brought to ``size / crop_ratio`` pixels, and the middle.
 A photograph's random numbers follow from (seed, epoch, its number), so neither the number of
 workers nor the batch size changes it.
 """
-import io
 import math
+import os
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from common.errors import DataError, FileError
+from common.files import printable, read_bytes
 from data.batches import _ahead
-from data.dataset import DataError
+from data.decoding import MOST_BYTES, SUFFIXES, decode
 from data.streams import bit_stream, permutation, uniform
 
-__all__ = ["SUFFIXES", "FolderPhotos", "PhotoBatches", "decode", "list_photos",
+__all__ = ["FolderPhotos", "PhotoBatches", "find_images", "list_classes",
+           "list_photos",
            "random_part", "evaluation_crops"]
-
-SUFFIXES = frozenset((".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif",
-                      ".ppm"))
 
 _JITTER, _NOISE = 0.4, 0.1
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
@@ -32,45 +33,137 @@ _COMPONENTS = np.array(((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140),
                         (-0.5836, -0.6948, 0.4203)), np.float32)
 _DEVIATIONS = np.array((55.46, 4.794, 1.148), np.float32)
 _ATTEMPTS = 10
+_ELONGATED = 8      # longer by wider: from there on only what is cropped is resized
 
 
-def decode(content):
-    """An RGB image from the bytes of a file, whatever its name says it is.
+# ---- folders -----------------------------------------------------------------------------------
 
-    Greyscale, palette, CMYK and 16-bit images become RGB, transparency is dropped, and the
-    rotation that a camera noted (EXIF) is carried out.
+def _ignored(name):
+    """Whether a name is that of what systems and programs keep beside a user's files."""
+    return name.startswith((".", "@")) or name == "__MACOSX"
+
+
+def _entries(folder):
+    """What a folder holds, sorted by name."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"cannot read the folder {printable(folder)}: {reason}") from None
+
+
+def _kind(entry):
+    """'folder', 'file', or '' for what can be neither read nor entered; links are followed."""
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:         # a link to itself, or into a closed folder
+        return ""
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def find_images(folder):
+    """The images in a folder and its sub-folders, also in those that links lead to.
+
+    Names that begin with ``.`` or ``@``, and ``__MACOSX``, are passed over.
 
     Returns
     -------
-    PIL.Image.Image
-        In mode RGB.
+    images : list of str
+        Paths relative to `folder`, sorted part by part.
+    unused : list of str
+        What else there is, with the reason, for people.
 
     Raises
     ------
-    ValueError
-        If the bytes are no complete image; the text says why.
+    FileError
+        If a folder cannot be read.
     """
-    from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+    start = len(os.path.join(folder, ""))
+    images, unused = [], []
+    # A link back up would bring in the images of other folders.
+    seen = {_identity(path) for path in (Path(folder), *Path(folder).resolve().parents)}
+    waiting = [iter(_entries(folder))]
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+            continue
+        path, kind = entry.path[start:], _kind(entry)
+        if _ignored(entry.name):
+            continue
+        if kind == "folder" and _identity(entry) not in seen:
+            seen.add(_identity(entry))
+            waiting.append(iter(_entries(entry.path)))
+        elif kind == "folder":
+            unused.append(f"{printable(path)} (a link to a folder that is read anyway)")
+        elif not kind:
+            unused.append(f"{printable(path)} (no regular file)")
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            images.append(path)
+        else:
+            unused.append(f"{printable(path)} (no image by its name)")
+    return images, unused
 
-    # GluonCV, once imported, has Pillow fill the missing part of any file with grey.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I") or image.mode == "F":    # Pillow clips these to 255
-                values = np.asarray(image).astype(np.float32)
-                top = 65535 if values.max() > 255 else 255
-                image = Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8))
-            return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError("no image in a known format" if content else "an empty file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error) or type(error).__name__) from None
+
+def list_classes(folder):
+    """The classes of a folder with one sub-folder for each.
+
+    Returns
+    -------
+    wnids : list of str
+        Names of the sub-folders, sorted.
+    unused : list of str
+        What else there is, with the reason, for people.
+
+    Raises
+    ------
+    FileError
+        If the folder cannot be read.
+    DataError
+        If a name does not fit into a list of names, or two classes are one folder.
+    """
+    folder = Path(folder)
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {printable(folder)}")
+    wnids, unused, known = [], [], {}
+    for entry in _entries(folder):
+        if _kind(entry) != "folder":
+            if not _ignored(entry.name):
+                unused.append(f"{printable(entry.name)} (in no class's folder)")
+            continue
+        if _ignored(entry.name):
+            unused.append(f"{printable(entry.name)} (no class by its name)")
+            continue
+        if entry.name != entry.name.strip() or not _is_line(entry.name):
+            raise DataError(f"{printable(folder)}: the name of the class "
+                            f"{ascii(entry.name)} is not a line of text that a list of classes "
+                            "can hold; rename the folder")
+        other = known.setdefault(_identity(entry), entry.name)
+        if other != entry.name:
+            raise DataError(f"{printable(folder)}: the classes {other} and {entry.name} are the "
+                            "same folder")
+        wnids.append(entry.name)
+    return wnids, unused
 
 
-def list_photos(folder):
+def _is_line(name):
+    """Whether a name is UTF-8 text without control characters and ends of lines."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+
+
+def list_photos(folder, log=print):
     """Classes and photographs of a folder with one sub-folder for each class.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+    log : callable, default print
+        Receives a line that counts what is not used, and names the first of it.
 
     Returns
     -------
@@ -78,15 +171,33 @@ def list_photos(folder):
         Names of the sub-folders, sorted.
     photos : list of (str, str)
         Class and path relative to `folder`, sorted.
+    unused : list of str
+        What else there is, relative to `folder`, with the reason.
+
+    Raises
+    ------
+    DataError, FileError
+        If a class has no images or cannot be read; else as `list_classes`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}")
-    wnids = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    photos = [(wnid, f"{wnid}/{path.relative_to(folder / wnid).as_posix()}")
-              for wnid in wnids for path in sorted((folder / wnid).rglob("*"))
-              if path.suffix.lower() in SUFFIXES and path.is_file()]
-    return wnids, photos
+    wnids, unused = list_classes(folder)
+    photos, empty = [], []
+    for wnid in wnids:
+        images, more = find_images(os.path.join(folder, wnid))
+        photos += [(wnid, f"{wnid}/{path}") for path in images]
+        unused += [f"{wnid}/{path}" for path in more]
+        empty += [] if images else [wnid]
+    if empty and photos:
+        raise DataError(f"{printable(folder)}: class folders without images: {_few(empty)}; fill "
+                        "or remove them")
+    if unused:
+        log(f"{printable(folder)}: not used: {_few(unused)}")
+    return wnids, photos, unused
+
+
+def _few(names, shown=5):
+    """How many names, and the first of them."""
+    more = ", ..." if len(names) > shown else ""
+    return f"{len(names):,} ({', '.join(names[:shown])}{more})"
 
 
 class FolderPhotos:
@@ -97,23 +208,30 @@ class FolderPhotos:
     folder : str or pathlib.Path
     wnids : list of str, optional
         The classes in the order of their labels; the sub-folders, sorted, if not given.
+    log : callable, default print
+        Receives lines that name what is not used, and classes that are not there.
 
     Raises
     ------
-    DataError
-        If the folder is missing or empty, or holds a class that is not in `wnids`.
+    DataError, FileError
+        As `list_photos`, and if the folder is missing or empty, or holds a class that is not
+        in `wnids`.
     """
 
-    def __init__(self, folder, wnids=None):
+    def __init__(self, folder, wnids=None, log=print):
         self.folder = Path(folder)
-        found, photos = list_photos(folder)
+        found, photos, _ = list_photos(folder, log)
         self.wnids = found if wnids is None else list(wnids)
         strange = sorted(set(found) - set(self.wnids))
         if strange:
-            raise DataError(f"{folder} has {len(strange)} classes that the training images lack "
-                            f"({', '.join(strange[:3])} ...)")
+            raise DataError(f"{printable(folder)} has classes that the training images lack: "
+                            f"{_few(strange)}")
         if not photos:
-            raise DataError(f"{folder} holds no images; they belong into {folder}/<class>/")
+            raise DataError(f"{printable(folder)} holds no images; they belong into "
+                            f"{printable(folder)}/<class>/")
+        absent = sorted(set(self.wnids) - set(found))
+        if absent:
+            log(f"{printable(folder)}: classes without images: {_few(absent)}")
         label = {wnid: k for k, wnid in enumerate(self.wnids)}
         self.paths = [path for _, path in photos]
         self.labels = np.array([label[wnid] for wnid, _ in photos], np.int32)
@@ -123,11 +241,12 @@ class FolderPhotos:
 
     def name(self, number):
         """The file of photograph `number`."""
-        return str(self.folder / self.paths[number])
+        return printable(self.folder / self.paths[number])
 
     def read(self, number):
         """Bytes and label of photograph `number`."""
-        return (self.folder / self.paths[number]).read_bytes(), int(self.labels[number])
+        return (read_bytes(self.folder / self.paths[number], MOST_BYTES),
+                int(self.labels[number]))
 
 
 # ---- crops: arrays (H, W, 3), uint8 ------------------------------------------------------------
@@ -210,17 +329,37 @@ def evaluation_crops(image, size, crop_ratio=0.875, crops=1):
     height, width = image.shape[:2]
     short = math.ceil(size / crop_ratio)
     if height < width:
-        image = _resized(image, short, short * width // height)
+        scaled = short, short * width // height
     else:
-        image = _resized(image, short * height // width, short)
-    bottom, right = image.shape[0] - size, image.shape[1] - size
+        scaled = short * height // width, short
+    bottom, right = scaled[0] - size, scaled[1] - size
     places = [(bottom // 2, right // 2)]
     if crops == 10:
         places += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    cut = [image[y:y + size, x:x + size] for y, x in places]
+    if max(scaled) > _ELONGATED * short:
+        cut = [_part(image, scaled, y, x, size) for y, x in places]
+    else:
+        image = _resized(image, *scaled)
+        cut = [image[y:y + size, x:x + size] for y, x in places]
     if crops == 10:
         cut += [part[:, ::-1] for part in cut]
     return np.stack(cut)
+
+
+def _part(image, scaled, top, left, size):
+    """What ``_resized(image, *scaled)`` has from (top, left) on, without the rest of it.
+
+    A strip of 1 x 60,000 pixels would as a whole become one of 256 x 15,000,000.
+    """
+    for axis in (0, 1) if scaled[0] > scaled[1] else (1, 0):    # the long one first
+        start, count = (top, left)[axis], image.shape[axis]
+        places = (np.arange(start, start + size) + 0.5) * (count / scaled[axis]) - 0.5
+        places = places.clip(0, count - 1)
+        low = places.astype(np.int64)
+        share = (places - low).astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+        image = (image.take(low, axis) * (1 - share)
+                 + image.take(np.minimum(low + 1, count - 1), axis) * share)
+    return np.rint(image).astype(np.uint8)
 
 
 class PhotoBatches:
@@ -288,14 +427,10 @@ class PhotoBatches:
 
     def _photo(self, epoch, number):
         """Crop(s), channels first, and label of one photograph."""
-        try:
-            content, label = self.photos.read(number)
-        except OSError as error:
-            raise DataError(f"{self.photos.name(number)} cannot be read: "
-                            f"{error.strerror}") from None
+        content, label = self.photos.read(number)
         try:
             image = np.asarray(decode(content))
-        except ValueError as error:
+        except DataError as error:
             raise DataError(f"{self.photos.name(number)} cannot be decoded: {error}") from None
         if self.classes is not None and not 0 <= label < self.classes:
             raise DataError(f"{self.photos.name(number)} has the label {label}, but there are "

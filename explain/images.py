@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from data.photos import SUFFIXES, decode
+from data.decoding import SUFFIXES, decode
 
 __all__ = ["Picture", "dataset_pictures", "file_pictures", "image_files"]
 

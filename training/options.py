@@ -52,6 +52,11 @@ def int32(text):
     return _number(text, int, lambda v: 0 <= v < 2 ** 31, "a whole number from 0 to 2147483647")
 
 
+def threads(text):
+    """A number of threads; 0 has the work done by the one there is."""
+    return _number(text, int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
+
+
 def seed(text):
     """An integer that every random generator here accepts as a seed."""
     return int32(text)
@@ -283,7 +288,7 @@ def add_cifar_data_options(parser, dataset, known):
         help="use only the first N training images")
     add("--padding", choices=("black", "mean", "reflect"), default="black",
         help="what surrounds an image before it is cropped; black is the paper's")
-    add("-j", "--num-data-workers", type=natural, default=4, metavar="N",
+    add("-j", "--num-data-workers", type=threads, default=4, metavar="N",
         help="batches prepared ahead in the background (0: none)")
     return group
 
@@ -328,7 +333,7 @@ def add_image_options(parser, train=True):
         _add_records(add, "train", "training")
     _add_records(add, "val", "validation")
     add("--use-rec", action="store_true", help="read RecordIO files, not folders")
-    add("-j", "--num-data-workers", "--num-workers", type=natural, default=4, metavar="N",
+    add("-j", "--num-data-workers", "--num-workers", type=threads, default=4, metavar="N",
         help="threads that decode images")
     add("--input-size", type=positive_int, default=224 if train else None, metavar="PX",
         help="side of the crops in pixels" + ("" if train else

@@ -30,8 +30,9 @@ import train_cifar
 from common.errors import UserError
 from data import DataError
 from data.cifar import CIFAR10, load_cifar10
+from data.decoding import decode
 from data.download import unpack
-from data.imagenet import RecordFile, decode
+from data.imagenet import RecordFile
 from data.packing import pack
 from explain.networks import load_subjects
 from model.structure import OPERATIONS, Structure
