@@ -143,8 +143,8 @@ class RecordFile:
         path = self.rec.with_suffix(".lst")
         if not os.path.exists(path):
             return {}
+        rows = [line.split("\t") for line in _lines(path)]
         try:
-            rows = [line.split("\t") for line in _lines(path)]
             return {int(row[0]): (int(float(row[1])), printable(row[-1])) for row in rows}
         except (ValueError, IndexError, OverflowError):
             raise DataError(f"{printable(path)} is not the list of a record file") from None

@@ -84,10 +84,9 @@ def find_images(folder):
         If a folder cannot be read.
     """
     start = len(os.path.join(folder, ""))
-    images, unused = [], []
+    images, unused, waiting = [], [], [iter(_entries(folder))]
     # A link back up would bring in the images of other folders.
     seen = {_identity(path) for path in (Path(folder), *Path(folder).resolve().parents)}
-    waiting = [iter(_entries(folder))]
     while waiting:
         entry = next(waiting[-1], None)
         if entry is None:

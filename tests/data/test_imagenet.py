@@ -1,7 +1,10 @@
 """Record files and folders of images: packing, verification, batches."""
+import os
 import resource
+import shutil
 import subprocess
 import sys
+import time
 
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
@@ -356,3 +359,187 @@ def test_a_photograph_that_vanishes_is_named(tmp_path):
     next((tree / "train").rglob("*.JPEG")).unlink()
     with pytest.raises(FileError, match=r"cannot read .*JPEG: No such file"):
         _epoch(PhotoBatches(photos, 2, size=24, train=False))
+
+
+# ---- indices -----------------------------------------------------------------------------------
+
+def _indexed(packed, tmp_path, text):
+    """val.rec of the packed folder under another index."""
+    path = tmp_path / "val.rec"
+    path.write_bytes((packed / "val.rec").read_bytes())
+    path.with_suffix(".idx").write_text(text)
+    return path
+
+
+def _lines_of(packed):
+    return (packed / "val.idx").read_text().splitlines()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda lines: lines[:2] + ["2\t" + lines[1].split("\t")[1]] + lines[3:],
+     r"the place \d+ stands in it 2 times"),
+    (lambda lines: lines[:2] + ["1\t" + lines[2].split("\t")[1]] + lines[3:],
+     "the number 1 stands in it 2 times"),
+    (lambda lines: ["0\t4", *lines[1:]], "no record starts at byte 4"),
+    (lambda lines: ["0\t8", *lines[1:]], "no record starts at byte 8"),
+    (lambda lines: ["0\t-8", *lines[1:]], "is not the index of a record file"),
+    (lambda lines: ["0\t" + "9" * 18, *lines[1:]], "it ends before byte 999"),
+    (lambda lines: ["0\t" + "9" * 30, *lines[1:]], "is not the index of a record file"),
+    (lambda lines: ["0\t1e3", *lines[1:]], "is not the index of a record file"),
+    (lambda lines: ["nan\t0", *lines[1:]], "is not the index of a record file"),
+    (lambda lines: ["0", *lines[1:]], "is not the index of a record file"),
+    (lambda lines: ["", *lines], "is not the index of a record file"),
+    (lambda lines: [], "is not the index of a record file"),
+    (lambda lines: lines[1:], "it leaves out what begins at byte 0"),
+    (lambda lines: lines[:4] + lines[5:], "it leaves out what begins at byte"),
+    (lambda lines: lines[:-1], "it leaves out what begins at byte"),
+])
+def test_a_wrong_index_is_refused_before_mxnet_sees_it(change, message, packed, tmp_path, capsys):
+    path = _indexed(packed, tmp_path, "\n".join(change(_lines_of(packed))))
+    with pytest.raises(DataError, match=message):
+        RecordBatches(RecordFile(path), 4, 3, size=32)
+    assert main(["verify", str(tmp_path), "-j", "1"]) == 1
+    assert "val.idx" in capsys.readouterr().out
+
+
+def test_an_index_may_be_in_any_order_and_from_windows(packed, tmp_path):
+    text = "\r\n".join(reversed(_lines_of(packed)))
+    assert RecordFile(_indexed(packed, tmp_path, text)).labels() == [2] * 3 + [1] * 3 + [0] * 3
+
+
+def test_one_damaged_file_costs_the_others_no_verification(packed, tmp_path):
+    for path in packed.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "train.idx").write_text("nonsense")
+    (tmp_path / "aaa.rec").touch()
+    lines = []
+    assert verify(tmp_path, 1, lines.append) == 1
+    assert lines[-1] == "2 problems" and "val.rec: 9 records, 3 classes" in lines
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-40],
+                                    lambda content: content + bytes(8)])
+def test_a_record_file_that_shrank_or_grew_is_refused(change, packed, tmp_path):
+    path = _indexed(packed, tmp_path, (packed / "val.idx").read_text())
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match="ends within the record|leaves out what begins"):
+        RecordBatches(RecordFile(path), 4, 3, size=32)
+
+
+def test_files_that_are_no_files_are_not_read(packed, tmp_path):
+    for name in ("val.idx", "val.lst", "synset.txt", "val.rec"):
+        path = _indexed(packed, tmp_path, (packed / "val.idx").read_text())
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(FileError, match=f"{name}: it is no regular file"):
+            RecordFile(path).class_names(), RecordFile(path).listing
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["run#3", "what?", "a;b", "a,b", "s3:", "50%20", "*", "a b",
+                                  b"latin\xff"])
+def test_a_record_file_may_lie_anywhere(name, packed, tmp_path):
+    folder = tmp_path / os.fsdecode(name)
+    shutil.copytree(packed, folder)
+    assert verify(folder, 1, lambda line: None) == 0
+    for batches in (_training(folder), PhotoBatches(_records(folder), 4, size=32, train=False)):
+        assert len(_epoch(batches)) == len(batches)
+    (folder / "val.idx").unlink()
+    make_index(folder / "val.rec", log=lambda line: None)
+    assert (folder / "val.idx").read_bytes() == (packed / "val.idx").read_bytes()
+
+
+def test_a_turned_record_that_training_takes_as_it_lies_is_named(tmp_path, capsys):
+    turned = Image.Exif()
+    turned[0x112] = 6
+    records = _write(tmp_path, [jpeg(drawn(0), kind, exif=turned.tobytes())
+                                for kind in ("PNG", "JPEG")])
+    jpegs = [image for image, _ in _epoch(RecordBatches(records, 1, 1, size=16))]
+    assert len(jpegs) == 2
+    assert main(["verify", str(tmp_path), "-j", "1"]) == 1
+    text = capsys.readouterr().out
+    assert "record 0 of" in text and "its orientation is noted where evaluation heeds it" in text
+    assert "record 1 of" not in text and "1 problems" in text
+
+
+# ---- names, lengths, ends of packing -----------------------------------------------------------
+
+def test_names_of_any_kind_are_packed_on_a_line_each(tmp_path):
+    tree = write_tree(tmp_path / "tree", classes=1, train=1, val=1)
+    names = ["two\nlines.jpg", "re\rturn.jpg", "ta\tb.jpg", "sep\u2028arator.jpg", "next\x85.jpg",
+             "page\x0c.jpg", os.fsdecode(b"latin\xff.jpg"), "日本.jpg", "\x1b[31mred.jpg"]
+    for k, name in enumerate(names):
+        (tree / "train/n00000000" / name).write_bytes(
+            broken_files()["text.JPEG"] if k % 2 else jpeg(drawn(k)))
+    pack(tree, tmp_path / "out", workers=1, log=lambda line: None)
+    records = _records(tmp_path / "out")
+    assert len(records) == 6 and len(records.listing) == 6
+    assert {name for _, name in records.listing.values()} >= {
+        r"n00000000/two\nlines.jpg", r"n00000000/latin\udcff.jpg", r"n00000000/ta\tb.jpg"}
+    skipped = (tmp_path / "out/skipped.txt").read_text(encoding="utf-8").splitlines()
+    assert len(skipped) == 4 and all(line.isprintable() for line in skipped)
+    assert verify(tmp_path / "out", 1, log=lambda line: None) == 0
+
+
+def test_lists_are_divided_by_newlines_alone(packed, tmp_path):
+    """An earlier version wrote names as they are."""
+    path = _indexed(packed, tmp_path, (packed / "val.idx").read_text())
+    path.with_suffix(".lst").write_text("".join(
+        f"{k}\t{k // 3}\tsep\u2028arator\x85{k}.jpg\n" for k in range(9)), encoding="utf-8")
+    path.with_name("synset.txt").write_text("a\u2028b\r\nc\n\nd\n", encoding="utf-8")
+    assert RecordFile(path).class_names() == ["a\u2028b", "c", "d"]
+    assert verify(path, 1, log=lambda line: None) == 0
+
+
+def test_an_image_too_long_for_a_jpeg_costs_only_itself(tmp_path):
+    tree = write_tree(tmp_path / "tree", classes=1, train=2, val=1)
+    Image.new("L", (65_501, 2)).save(tree / "train/n00000000/long.png")
+    Image.new("L", (65_500, 2)).save(tree / "train/n00000000/longest.png")
+    lines = []
+    pack(tree, tmp_path / "out", workers=1, log=lines.append)
+    assert len(_records(tmp_path / "out")) == 3
+    assert (tmp_path / "out/skipped.txt").read_text() == (
+        "train/n00000000/long.png: its 65,501 x 2 pixels are too long for a JPEG, which has at "
+        "most 65,500 on a side\n")
+
+
+def test_what_is_not_packed_is_listed(tmp_path):
+    tree = write_tree(tmp_path / "tree", classes=1, train=2, val=1)
+    (tree / "train/n00000000/notes.txt").touch()
+    os.mkfifo(tree / "val/n00000000/pipe.png")
+    pack(tree, tmp_path / "out", workers=1, log=lambda line: None)
+    assert (tmp_path / "out/skipped.txt").read_text().splitlines() == [
+        "train/n00000000/notes.txt (no image by its name)",
+        "val/n00000000/pipe.png (no regular file)"]
+
+
+def test_a_killed_packing_is_cleaned_up_by_the_next(tmp_path):
+    """But not the folder of one that still runs."""
+    tree = write_tree(tmp_path / "tree", classes=1, train=2, val=1)
+    os.mkfifo(tmp_path / "held")
+    code = ("import sys, data.packing as p\n"
+            "p._encode = lambda *args: open(sys.argv[3])       # waits without end\n"
+            "p.pack(sys.argv[1], sys.argv[2], workers=1)")
+    processes = [subprocess.Popen([sys.executable, "-c", code, tree, tmp_path / "out",
+                                   tmp_path / "held"], cwd=scripts.ROOT) for _ in range(2)]
+    try:
+        while len(list(tmp_path.glob(".out.*.partial/train.rec"))) < 2:
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.02)
+        processes[0].kill()
+        processes[0].wait()
+        pack(tree, tmp_path / "out", workers=1, log=lambda line: None)
+        assert [str(processes[1].pid) in path.name for path in tmp_path.glob(".out.*")] == [True]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("number", ["1025", "9" * 23, "-1", "many"])
+def test_threads_are_counted_within_reason(number, capsys):
+    for command in (["pack", "a", "b"], ["verify", "a"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "-j", number])
+        assert ended.value.code == 2
+        assert "must be a whole number from 0 to 1024" in capsys.readouterr().err
