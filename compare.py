@@ -5,6 +5,7 @@
     python compare.py --acts relu,ChaATAC --blocks 1,2,3 --seeds 0,1 -- --num-epochs 12
     python compare.py --grid studies/cifar10.json --finished --out reports/cifar10
 """
+import argparse
 import sys
 from pathlib import Path
 
@@ -19,8 +20,8 @@ def group(text):
     """'NAME=PATTERN' -> (name, pattern)."""
     name, equals, pattern = text.partition("=")
     if not (name.strip() and equals and pattern):
-        raise UserError(f"--group must be NAME=PATTERN, such as random=random-*, not '{text}' "
-                        "(see --help)")
+        raise argparse.ArgumentTypeError("must be NAME=PATTERN, such as random=random-*, not "
+                                         f"'{text}'")
     return name.strip(), pattern
 
 

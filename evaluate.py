@@ -17,7 +17,7 @@ import time
 from common.errors import UserError, run_script
 from common.files import write_text
 from data import DataError, list_datasets
-from trained import find_description, load_network
+from trained import check_fits, count_outputs, find_description, load_network
 from training.device import select_contexts, set_threads
 from training.options import (
     Parser,
@@ -104,23 +104,23 @@ def score_onnx(options):
         raise UserError(f"{options.onnx} was not written by export.py: say what it was trained on "
                         "with --dataset")
     dataset, batches = open_data(options, description)
-    if (dataset.classes, dataset.image_size) != (file.classes, file.image_size):
-        raise UserError(f"{options.onnx} tells {file.classes} classes apart on images of "
-                        f"{file.image_size} pixels a side; {dataset.name} has {dataset.classes} "
-                        f"classes and {dataset.image_size} pixels")
+    check_fits(options.onnx, description, file.outputs, dataset)
+    if dataset.image_size != file.image_size:
+        raise UserError(f"{options.onnx} takes images of {file.image_size} pixels a side; those "
+                        f"of {dataset.name} have {dataset.image_size}")
     net = _OnnxNetwork(file, options.runtime)
     return score_and_report(options, net, description, dataset, batches,
                             select_contexts(num_gpus=0))
 
 
 class _OnnxNetwork:
-    """An ONNX file as a network: (N, 3, H, W) NDArray -> logits (N, classes)."""
+    """An ONNX file as a network: (N, 3, H, W) NDArray -> logits (N, outputs)."""
 
     def __init__(self, file, runtime):
         from exporting.runtimes import RUNTIMES
 
         self.takes_pixels = file.pixels
-        self._path, self._classes = file.path, file.classes
+        self._path, self._outputs = file.path, file.outputs
         self._run = RUNTIMES[runtime](file.content, file.input_name)
 
     def __call__(self, x):
@@ -130,7 +130,7 @@ class _OnnxNetwork:
             logits = self._run(x.asnumpy())
         except Exception as error:  # the runtimes' errors have no type in common
             raise UserError(f"{self._path} fails on a batch of {len(x)}: {error}") from None
-        if logits.shape != (len(x), self._classes):
+        if logits.shape != (len(x), self._outputs):
             raise UserError(f"{self._path} gives an output of the shape {logits.shape} for "
                             f"{len(x)} images")
         return nd.array(logits, dtype="float32")
@@ -243,7 +243,9 @@ def _open_data(options, described):
 
 def make_network(options, description, dataset, contexts):
     """The described network with the file's parameters, as the options want it run."""
-    net = load_network(options.params, description, dataset.classes, contexts)
+    outputs = count_outputs(description) or dataset.outputs
+    check_fits(options.params, description, outputs, dataset)
+    net = load_network(options.params, description, outputs, contexts)
     if options.dtype != "float32":
         net.cast(options.dtype)
     if options.mode == "hybrid":

@@ -12,7 +12,7 @@ from common.errors import UserError, run_script
 from common.files import replacing, sha256
 from data import DataError, list_datasets
 from evaluate import find_params, open_data
-from trained import load_network
+from trained import count_outputs, load_network
 from training.device import set_threads
 from training.options import (
     Parser,
@@ -50,8 +50,8 @@ def make_parser():
         help="compare MXNet and all installed runtimes on test images, and measure their speed")
     add("--limit-test", type=positive_int, default=1000, metavar="N",
         help="how many test images --check takes, from the first on")
-    add("--classes", type=positive_int, metavar="N",
-        help="number of classes (default: of the described data set)")
+    add("--outputs", "--classes", type=positive_int, metavar="N",
+        help="number of the network's outputs (default: as described)")
     add("--overwrite", action="store_true", help="replace files that exist")
     network = add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
@@ -77,7 +77,7 @@ def main(argv=None):
     import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 
-    net = load_network(options.params, description, options.classes, [mx.cpu()])
+    net = load_network(options.params, description, options.outputs, [mx.cpu()])
     size = image_size(options, description)
     if data is not None and data[0].image_size != size:
         raise UserError(f"the file would be for images of {size} pixels, the test images have "
@@ -133,20 +133,21 @@ def find_outputs(options):
 
 
 def complete(description, options, data):
-    """Add what the options and the data say to a description; set the number of classes."""
+    """Add what the options and the data say to a description; set the number of outputs."""
     described = description.setdefault("dataset", {})
     described["name"] = options.dataset or described.get("name")
     if (data is None and "mean" not in described and described["name"] in list_datasets()
-            and (options.with_normalisation or not options.classes)):
+            and (options.with_normalisation or not options.outputs)):
         data = open_data(options, description)
     if data is not None and "mean" not in described:
-        described.update(class_names=list(data[0].class_names), mean=list(data[0].mean),
+        described.update(classes=data[0].classes, outputs=data[0].outputs,
+                         class_names=list(data[0].class_names), mean=list(data[0].mean),
                          std=list(data[0].std), image_size=data[0].image_size)
-    names = described.get("class_names")
-    options.classes = options.classes or (len(names) if isinstance(names, list) else None)
-    if not options.classes:
-        raise UserError(f"nothing says how many classes the network of {options.params} has: give "
-                        "--classes")
+    options.outputs = options.outputs or count_outputs(description)
+    if not options.outputs:
+        raise UserError(f"nothing says how many outputs the network of {options.params} has: give "
+                        "--outputs")
+    described["outputs"] = options.outputs
     if options.with_normalisation and "mean" not in described:
         raise UserError("--with-normalisation needs mean and standard deviation of the data set, "
                         f"which {options.params} has no description of")

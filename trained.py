@@ -8,7 +8,8 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import read_json
 
-__all__ = ["check_description", "find_description", "load_network", "read_description"]
+__all__ = ["check_description", "check_fits", "count_classes", "count_outputs",
+           "find_description", "load_network", "read_description"]
 
 
 def find_description(path, options):
@@ -25,7 +26,8 @@ def find_description(path, options):
     -------
     dict
         ``model`` and ``options`` as `model.zoo.build` takes them; from a JSON also
-        ``dataset`` (``name``, ``class_names``, ``mean``, ``std``, ``image_size``).
+        ``dataset`` (``name``, ``classes``, ``outputs``, ``class_names``, ``mean``, ``std``,
+        ``image_size``).
 
     Raises
     ------
@@ -89,6 +91,7 @@ def check_description(description, path):
     if not (size is None or (isinstance(size, int) and 0 < size <= _LARGEST_OPTION)):
         raise UserError(f"{path}: image_size of its data set must be a number of pixels, up to "
                         f"{_LARGEST_OPTION}")
+    _check_counts(description["dataset"], path)
     figures = description.get("figures", {"val_accuracy": 0.0})
     if not (isinstance(figures, dict) and _is_number(figures.get("val_accuracy"))
             and isinstance(description.get("epoch", 0), int)
@@ -98,8 +101,59 @@ def check_description(description, path):
     return description
 
 
+def _check_counts(dataset, path):
+    """Raise UserError unless the counts of classes and of outputs are sound and fit together."""
+    fewest = len(dataset.get("class_names") or ()) or 1
+    for key in ("classes", "outputs"):
+        count = dataset.get(key)
+        if count is None:
+            continue
+        if type(count) is not int or not fewest <= count <= _MOST_OUTPUTS:
+            raise UserError(f"{path}: {key} of its data set must be a whole number from {fewest} "
+                            f"to {_MOST_OUTPUTS:,}, not {count!r}")
+        fewest = count
+
+
+def count_classes(description):
+    """How many classes the described network tells apart, or None where that is not said."""
+    dataset = description.get("dataset") or {}
+    return dataset.get("classes") or len(dataset.get("class_names") or ()) or None
+
+
+def count_outputs(description):
+    """How many outputs the described network has, or None where that is not said.
+
+    They may be more than its classes (`data.cifar`). Descriptions of earlier versions do not
+    say them: then there are as many as classes.
+    """
+    return (description.get("dataset") or {}).get("outputs") or count_classes(description)
+
+
+def check_fits(path, description, outputs, dataset):
+    """Raise UserError unless a network can be scored on a data set.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Where the network is, for the message.
+    description : dict
+        Of the network.
+    outputs : int
+        How many it has.
+    dataset : data.Dataset
+        Or another with ``name``, ``classes`` and ``outputs``.
+    """
+    classes = count_classes(description)
+    if classes is None and outputs == dataset.outputs:
+        return
+    if classes != dataset.classes or outputs < dataset.outputs:
+        known = "" if classes is None else f"tells {classes:,} classes apart and "
+        raise UserError(f"{path} {known}has {outputs:,} outputs; {dataset.name} has "
+                        f"{dataset.classes:,} classes and asks for {dataset.outputs:,} outputs")
+
+
 # Enough for every network here; more blocks or channels would take hours to build.
-_LARGEST_OPTION, _MOST_OPTIONS = 1024, 4096
+_LARGEST_OPTION, _MOST_OPTIONS, _MOST_OUTPUTS = 1024, 4096, 1 << 20
 
 
 def _is_number(value):
@@ -120,8 +174,8 @@ def _is_bounded(options):
     return True
 
 
-def load_network(path, description, classes, contexts):
-    """The described network with the file's parameters, in float32.
+def load_network(path, description, outputs, contexts):
+    """The described network, with so many outputs, and the file's parameters, in float32.
 
     Raises
     ------
@@ -131,7 +185,7 @@ def load_network(path, description, classes, contexts):
     from model.zoo import build, load_weights
 
     try:
-        net = build(description, classes)
+        net = build(description, outputs)
         load_weights(net, path, contexts)
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from None

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from trained import find_description, load_network
+from trained import count_outputs, find_description, load_network
 
-__all__ = ["Subject", "load_subjects", "class_index"]
+__all__ = ["Subject", "load_subjects", "class_index", "class_name"]
 
 # Letters of a run's name that fit above a picture.
 _LONGEST_NAME = 20
@@ -29,7 +29,8 @@ class Subject:
     normalize : callable
         ``normalize(images, context)``: uint8 (N, 3, H, W) to the network's input.
     data : dict
-        ``name``, ``class_names``, ``mean``, ``std``, ``image_size`` of its training data.
+        ``name``, ``class_names``, ``mean``, ``std``, ``image_size`` of its training data, and
+        ``outputs`` where the network has more of them than there are names.
     """
 
     name: str
@@ -85,9 +86,10 @@ def load_subjects(paths, options, context):
                                         descriptions):
         data = description.get("dataset", {})
         if any(data.get(key) is None for key in _KEYS):
-            data = {key: getattr(load_data(), key) for key in _KEYS}
+            data = {key: getattr(load_data(), key) for key in (*_KEYS, "outputs")}
         _check_same(subjects, label, data)
-        net = load_network(path, description, len(data["class_names"]), [context])
+        outputs = count_outputs(description) or count_outputs({"dataset": data})
+        net = load_network(path, description, outputs, [context])
         subjects.append(Subject(label, net, context, Normalize(data["mean"], data["std"]), data))
     return subjects, load_data
 
@@ -131,6 +133,11 @@ def _name(path):
         return run
     in_run = path.stem == "last" or path.stem.startswith("epoch-")
     return f"{run} ({path.stem})" if in_run else path.stem
+
+
+def class_name(index, class_names):
+    """What to call an output: by its class, or by its number where it has none."""
+    return class_names[index] if index < len(class_names) else f"output {index}"
 
 
 def class_index(text, class_names):

@@ -8,6 +8,7 @@ from .faithfulness import measure
 from .figures import Caption, Column, draw_gallery, draw_gates
 from .gates import read_gates
 from .layers import default_layer, trace
+from .networks import class_name
 from .tables import write_csv
 
 __all__ = ["layer_lines", "gallery", "gates", "faithfulness"]
@@ -57,8 +58,9 @@ def _captions(cam, pictures, class_names):
     captions = []
     for picture, probabilities in zip(pictures, cam.probabilities):
         best = int(probabilities.argmax())
-        right = None if picture.label is None else picture.label == class_names[best]
-        captions.append(Caption(f"{class_names[best]} {100 * probabilities[best]:.0f} %", right))
+        name = class_name(best, class_names)
+        right = None if picture.label is None else picture.label == name
+        captions.append(Caption(f"{name} {100 * probabilities[best]:.0f} %", right))
     return captions
 
 

@@ -2,7 +2,7 @@
 
 The input is ``images``, (batch, 3, H, W) float32, normalised as in training; or ``pixels``,
 the same as uint8 from 0 to 255, where the file normalises by itself. The output is ``logits``,
-(batch, classes). The file's metadata hold, as JSON, the description of the network (see
+(batch, outputs). The file's metadata hold, as JSON, the description of the network (see
 `model.zoo`) with the data set's classes, mean and standard deviation, and the SHA-256 of the
 parameter file.
 """
@@ -30,7 +30,7 @@ def make_model(net, image_size, description, params_sha256, opset=13, normalisat
     Parameters
     ----------
     net : mxnet.gluon.HybridBlock
-        Maps (N, 3, H, W) to logits (N, classes); initialized.
+        Maps (N, 3, H, W) to logits (N, outputs); initialized.
     image_size : int
         H and W.
     description : dict
@@ -89,8 +89,8 @@ def _prune(graph):
     graph.name = "network"
 
 
-def _name_output(graph, classes):
-    """Call the output ``logits``, of shape (batch, classes)."""
+def _name_output(graph, outputs):
+    """Call the output ``logits``, of shape (batch, outputs)."""
     before = graph.output[0].name
     for node in graph.node:
         for field in (node.input, node.output):
@@ -99,7 +99,7 @@ def _name_output(graph, classes):
             field.extend(names)
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT,
-                                                      ["batch", classes]))
+                                                      ["batch", outputs]))
 
 
 def _take_pixels(graph, mean, std):

@@ -21,7 +21,7 @@ from .packages import require
 __all__ = ["OnnxFile", "open_file"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-_MOST_BYTES, _MOST_CLASSES = 1 << 30, 1 << 20
+_MOST_BYTES, _MOST_OUTPUTS = 1 << 30, 1 << 20
 _PROBE_SECONDS = 120
 
 
@@ -36,7 +36,7 @@ class OnnxFile:
     pixels : bool
         Whether it takes uint8 pixels and normalises by itself.
     image_size : int
-    classes : int
+    outputs : int
     description : dict or None
         What our metadata say; None for a file of others.
     opset : int
@@ -47,7 +47,7 @@ class OnnxFile:
     input_name: str
     pixels: bool
     image_size: int
-    classes: int
+    outputs: int
     description: dict
     opset: int
 
@@ -69,10 +69,10 @@ def open_file(path, runtime="onnxruntime", precision="float32"):
         input_name, pixels, image_size = check_contents(onnx, model)
     except ValueError as error:
         raise UserError(f"{path} is refused: {error}") from None
-    classes = _probe(content, path, runtime, precision, (input_name, pixels, image_size))
+    outputs = _probe(content, path, runtime, precision, (input_name, pixels, image_size))
     description = _description(model, path, image_size)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return OnnxFile(path, content, input_name, pixels, image_size, classes, description, opset)
+    return OnnxFile(path, content, input_name, pixels, image_size, outputs, description, opset)
 
 
 def _read(path):
@@ -102,7 +102,7 @@ def _probe(content, path, runtime, precision, described):
     Returns
     -------
     int
-        The number of classes.
+        The number of outputs.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def _probe(content, path, runtime, precision, described):
     if "error" in answer:
         raise UserError(f"{path} is refused: {answer['error']}")
     if len(answer["shape"]) != 2 or answer["shape"][0] != 2 or not (
-            1 <= answer["shape"][1] <= _MOST_CLASSES):
+            1 <= answer["shape"][1] <= _MOST_OUTPUTS):
         raise UserError(f"{path} is no image classifier: two images give an output of the shape "
                         f"{tuple(answer['shape'])}")
     return answer["shape"][1]

@@ -68,7 +68,7 @@ class Released:
     size: int
     sha256: str
     dataset: str
-    classes: int
+    outputs: int
     model: str
     options: dict
     figures: dict
@@ -175,7 +175,7 @@ def load_released(name, ctx=None):
         If there is none of that name, or its file is missing or damaged.
     """
     released = released_by_name(name)
-    net = build(released.description, released.classes)
+    net = build(released.description, released.outputs)
     load_weights(net, released.path, ctx)
     return net
 

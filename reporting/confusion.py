@@ -2,6 +2,7 @@
 import numpy as np
 
 from common.errors import UserError
+from trained import check_fits, count_outputs
 
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
 
@@ -21,8 +22,9 @@ def evaluate_run(run, data_dir, contexts, datasets):
     Returns
     -------
     matrix : numpy.ndarray
-        Counts, (true class, predicted class).
-    class_names : list of str
+        Counts, see `confusion_matrix`.
+    names : list of str
+        Of its columns; the first are those of its rows.
 
     Raises
     ------
@@ -44,42 +46,49 @@ def evaluate_run(run, data_dir, contexts, datasets):
         if (name, place) not in datasets:
             datasets[name, place] = get_dataset(name, place)
         dataset = datasets[name, place]
-        net = build(run.description, dataset.classes)
+        outputs = count_outputs(run.description) or dataset.outputs
+        check_fits(path, run.description, outputs, dataset)
+        net = build(run.description, outputs)
         load_weights(net, str(path), contexts)
     except (ValueError, TypeError) as error:
         raise UserError(f"no confusion matrix of {run.name}: {error}") from None
     net.hybridize(static_alloc=True, static_shape=True)
     source = run.description.get("dataset") or {}
     normalize = Normalize(source.get("mean", dataset.mean), source.get("std", dataset.std))
-    return confusion_matrix(net, Batches(dataset.test, 128, train=False), normalize,
-                            contexts[0], dataset.classes), list(dataset.class_names)
+    matrix = confusion_matrix(net, Batches(dataset.test, 128, train=False), normalize,
+                              contexts[0], dataset.classes)
+    return matrix, [*dataset.class_names, "no class"][:matrix.shape[1]]
 
 
 def confusion_matrix(net, batches, normalize, ctx, classes):
-    """Counts, (true class, predicted class), every image once."""
-    matrix = np.zeros((classes, classes), np.int64)
+    """Counts, (true class, predicted class), every image once.
+
+    Where an output without a class was predicted there is a further column, which counts them.
+    """
+    matrix = np.zeros((classes, classes + 1), np.int64)
     for images, labels, _ in batches.epoch(0):
         # A partial batch is filled up, so that one compiled graph serves all.
         padding = batches.batch_size - len(images)
         filled = np.concatenate([images, np.repeat(images[:1], padding, axis=0)])
         predicted = net(normalize(filled, ctx)).argmax(axis=1).asnumpy().astype(np.int64)
-        np.add.at(matrix, (np.asarray(labels, np.int64), predicted[:len(images)]), 1)
-    return matrix
+        predicted = np.minimum(predicted[:len(images)], classes)
+        np.add.at(matrix, (np.asarray(labels, np.int64), predicted), 1)
+    return matrix if matrix[:, classes].any() else matrix[:, :classes]
 
 
-def most_confused(matrix, class_names, count=5):
+def most_confused(matrix, names, count=5):
     """The pairs most often confused: (true, predicted, share of the true class)."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(shares, 0)
     order = np.argsort(-shares, axis=None, kind="stable")[:count]
     pairs = zip(*np.unravel_index(order, shares.shape))
-    return [(class_names[i], class_names[j], float(shares[i, j])) for i, j in pairs
+    return [(names[i], names[j], float(shares[i, j])) for i, j in pairs
             if shares[i, j] > 0]
 
 
-def to_csv(matrix, class_names):
+def to_csv(matrix, names):
     """The counts, a row a true class."""
     from .table import _csv
 
-    return _csv(["true \\ predicted", *class_names],
-                [[name, *map(int, row)] for name, row in zip(class_names, matrix)])
+    return _csv(["true \\ predicted", *names],
+                [[name, *map(int, row)] for name, row in zip(names, matrix)])

@@ -139,13 +139,14 @@ def draw_depths(series, path, val_name):
     _save(figure, path)
 
 
-def draw_confusion(matrix, class_names, path):
+def draw_confusion(matrix, names, path):
     """A confusion matrix: rows are true classes, columns predictions; shares of each row.
 
-    Up to 20 classes are named and numbered; more are a picture only.
+    `names` are of the columns; the first are those of the rows. Up to 20 classes are named
+    and numbered; more are a picture only.
     """
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    count = len(class_names)
+    count = len(matrix)
     named = count <= 20
     side = max(4.2, 0.46 * count) if named else 6.5
     figure = _figure(side + 0.9, side)
@@ -154,8 +155,8 @@ def draw_confusion(matrix, class_names, path):
     axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     if named:
-        axes.set_xticks(range(count), class_names, rotation=45, ha="right", parse_math=False)
-        axes.set_yticks(range(count), class_names, parse_math=False)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
+        axes.set_yticks(range(count), names[:count], parse_math=False)
         for row, column in zip(*np.nonzero(shares >= 0.005)):
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center",
                       fontsize=7.5, color="white" if shares[row, column] > 0.55 else "#222222")

@@ -303,4 +303,4 @@ def _key(cell):
 
 
 def _size(cell):
-    return cost_of({**cell.description, "dataset": {"classes": 10, "image_size": 32}})[1] or 1
+    return cost_of({**cell.description, "dataset": {"outputs": 10, "image_size": 32}})[1] or 1

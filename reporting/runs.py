@@ -17,7 +17,8 @@ __all__ = ["FinishedRun", "Configuration", "DamagedRun", "load_run", "load_runs"
            "configurations", "option_text", "units_text"]
 
 # For runs whose params, and so whose description, are gone.
-_CLASSES = {"cifar10": 10, "cifar100": 100, "shapes": 10}
+_OUTPUTS = {"cifar10": 10, "cifar100": 100, "cifar100-coarse": 20, "cifar100-authors": 100,
+            "shapes": 10}
 
 # Options of a network that fill its slots; the others are the network's own.
 _SLOT_OPTIONS = frozenset(("activation", "attention", "act_options", "attn_options",
@@ -272,8 +273,8 @@ def _description(params, config):
         described = describe(argparse.Namespace(**config))
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DamagedRun(f"is damaged: its config.json describes no network: {error}") from None
-    classes = _CLASSES.get(str(config.get("dataset")).lower())
-    return {**described, "dataset": {"classes": classes, "image_size": 32} if classes else None}
+    outputs = _OUTPUTS.get(str(config.get("dataset")).lower())
+    return {**described, "dataset": {"outputs": outputs, "image_size": 32} if outputs else None}
 
 
 def load_runs(folders, log):

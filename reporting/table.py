@@ -7,6 +7,7 @@ from collections import namedtuple
 from functools import cache
 
 from common.errors import UserError
+from trained import count_outputs
 
 from .means import mean, paired_difference
 
@@ -32,8 +33,10 @@ def _counted(description):
     description = json.loads(description)
     dataset = description["dataset"] or {}
     try:
-        size = dataset["image_size"]
-        counted = count(build(description, dataset["classes"]), (1, 3, size, size))
+        size, outputs = dataset["image_size"], count_outputs(description)
+        if outputs is None:
+            return Cost(None, None)
+        counted = count(build(description, outputs), (1, 3, size, size))
     except (KeyError, ValueError, TypeError):
         return Cost(None, None)
     return Cost(counted.num_params, counted.multiply_adds)

@@ -3,15 +3,23 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = frozenset(("images_per_s", "seconds"))    # what differs between runs that are the same
 
 
-def command(script, *arguments):
-    """The command line of a script with the interpreter that runs the tests."""
-    return [sys.executable, str(ROOT / script), *map(str, arguments)]
+def command(script, *arguments, first=""):
+    """The command line of a script with the interpreter that runs the tests.
+
+    `first` is code that its process runs before the script.
+    """
+    line = [str(ROOT / script), *map(str, arguments)]
+    if first:
+        line[:0] = ["-c", f"import runpy, sys; sys.path[0] = {str(ROOT)!r}; {first}; "
+                          "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"]
+    return [sys.executable, *line]
 
 
 def run(script, *arguments, cwd, timeout=300, **environ):
@@ -20,11 +28,25 @@ def run(script, *arguments, cwd, timeout=300, **environ):
                           capture_output=True, env={**os.environ, **environ})
 
 
-def start(script, *arguments, cwd, log):
+def start(script, *arguments, cwd, log, first=""):
     """Start a script in the background, its output going to the file `log`."""
     with open(log, "w") as stream:
-        return subprocess.Popen(command(script, *arguments), cwd=cwd, stdout=stream,
+        return subprocess.Popen(command(script, *arguments, first=first), cwd=cwd, stdout=stream,
                                 stderr=subprocess.STDOUT)
+
+
+def wait_for(condition, process=None, log=None, seconds=120):
+    """Wait until `condition()` holds.
+
+    Fails after so many seconds, or if `process`, which is to bring it about, ends before; then
+    with what it wrote to the file `log`.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        ended = process is not None and process.poll() is not None
+        assert not ended or condition(), log.read_text()
+        assert time.monotonic() < deadline, f"not within {seconds} s; {log and log.read_text()}"
+        time.sleep(0.005)
 
 
 def assert_user_error(result, *words):

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import bench, growth
 from benchmarks.workloads import GROUPS, WORKLOADS
-from tests.scripts import ROOT
+from tests.scripts import ROOT, wait_for
 
 
 def _bench(*arguments):
@@ -51,10 +51,9 @@ def test_no_contestant_outlives_the_benchmark(real_cifar10, tmp_path, moment, pa
                                stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while moment not in process.stderr.readline():
         assert process.poll() is None
-    children = []
-    while len(children) < 2:
-        assert process.poll() is None
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for(lambda: len(listed.read_text().split()) >= 2)
+    children = listed.read_text().split()
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == 143

@@ -296,7 +296,7 @@ def test_check_and_int8(trained, images, tmp_path, capsys, monkeypatch):
                         "--limit-test", "64", "--calibration-images", "32", *images]) == 0
     out = capsys.readouterr().out
     assert "64 test images" in out and "onnxruntime float32" in out and "onnxruntime int8" in out
-    assert open_file(tmp_path / "net.int8.onnx").classes == 10
+    assert open_file(tmp_path / "net.int8.onnx").outputs == 10
     assert (tmp_path / "net.int8.onnx").stat().st_size < 0.6 * path.stat().st_size
 
 
@@ -330,10 +330,10 @@ def test_a_file_without_a_description(trained, tmp_path):
     network = ["--model", "resnet_v2_cifar", "--blocks", "1", "--act-type", "ChaATAC"]
     with pytest.raises(UserError, match="say what it holds"):
         export.main(["--params", str(lone)])
-    with pytest.raises(UserError, match="give --classes"):
+    with pytest.raises(UserError, match="give --outputs"):
         export.main(["--params", str(lone), *network, "--dataset", "mine"])
     with pytest.raises(UserError, match="differ in shape"):
-        export.main(["--params", str(lone), *network, "--dataset", "mine", "--classes", "7"])
+        export.main(["--params", str(lone), *network, "--dataset", "mine", "--outputs", "7"])
     assert export.main(["--params", str(lone), *network, "--dataset", "mine",
                         "--classes", "10"]) == 0
 
@@ -356,7 +356,7 @@ def test_without_onnx_a_line_says_what_to_install(trained, tmp_path):
 def test_the_image_size_and_classes_have_to_fit(trained, images, tmp_path):
     path = tmp_path / "large.onnx"
     export.main(["--params", str(trained), "--output", str(path), "--input-size", "40"])
-    with pytest.raises(UserError, match="10 classes apart on images of 40 pixels.*32 pixels"):
+    with pytest.raises(UserError, match="takes images of 40 pixels .*; those of cifar10 have 32"):
         evaluate.main(["--onnx", str(path), *images])
     path.unlink()
     with pytest.raises(UserError, match="for images of 40 pixels, the test images have 32"):

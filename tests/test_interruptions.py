@@ -4,7 +4,6 @@ import re
 import resource
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -25,29 +24,28 @@ def _options(files, *more):
             "--lr", 0.05, "--name", "run", *more)
 
 
-def _started(files, folder, *more):
+def _started(files, folder, first=""):
     """A long run in the background that has done its first steps."""
     process = scripts.start("train_cifar.py", *_options(
-        files, "--num-epochs", 400, "--checkpoint-every", 4, *more), cwd=folder,
-        log=folder / "out")
-    deadline = time.monotonic() + 60
-    checkpoints = folder / "params/run/checkpoints"
-    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
-        assert process.poll() is None, (folder / "out").read_text()
-        time.sleep(0.01)
+        files, "--num-epochs", 400, "--checkpoint-every", 4), cwd=folder, log=folder / "out",
+        first=first)
+    _wait_for_a_checkpoint(folder, process, folder / "out")
     return process
 
 
 def _resumed(folder):
-    """The run, taken up again, as soon as it trains."""
-    log = folder / "again"
+    """The run, taken up again, as soon as it has done steps."""
+    log, before = folder / "again", _newest(folder)
     process = scripts.start("train_cifar.py", "--resume", "logs/run", cwd=folder, log=log)
-    deadline = time.monotonic() + 60
-    while "resumed from" not in log.read_text() and time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.01)
-    time.sleep(0.5)
+    _wait_for_a_checkpoint(folder, process, log, after=before)
+    assert "resumed from" in log.read_text()
     return process, log
+
+
+def _wait_for_a_checkpoint(folder, process, log, after=0):
+    checkpoints = folder / "params/run/checkpoints"
+    scripts.wait_for(lambda: any(int(path.name[5:]) > after for path in checkpoints.glob("step-*")),
+                     process, log)
 
 
 def _newest(folder):
@@ -59,18 +57,26 @@ def _newest(folder):
 def test_a_signal_saves_and_says_how_to_go_on(files, tmp_path):
     process, log, step = _started(files, tmp_path), tmp_path / "out", 0
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        if step:
+            process, log = _resumed(tmp_path)
         process.send_signal(number)
-        assert process.wait(10) == code, log.read_text()
+        assert process.wait(60) == code, log.read_text()
         assert "go on with: python train_cifar.py --resume logs/run" in log.read_text()
         assert "Traceback" not in log.read_text()
         assert _newest(tmp_path) > step
         step = _newest(tmp_path)
-        process, log = _resumed(tmp_path)
+
+
+def test_a_second_ctrl_c_leaves_at_once(files, tmp_path):
+    """Sent to a run that never gets to the end of its step, where it looks for signals."""
+    process = _started(files, tmp_path, first="from common import interruption; "
+                       "interruption.check = interruption.requested = lambda: None")
     process.send_signal(signal.SIGINT)
-    time.sleep(0.02)
+    log = tmp_path / "out"
+    scripts.wait_for(lambda: "Ctrl-C now leaves at once" in log.read_text(), process, log)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) in (130, -signal.SIGINT)
-    assert _newest(tmp_path) >= step
+    assert process.wait(60) == -signal.SIGINT
+    assert _newest(tmp_path) > 0
 
 
 def test_the_second_process_is_refused_and_a_dead_one_s_lock_is_not(files, tmp_path, monkeypatch):

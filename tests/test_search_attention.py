@@ -2,7 +2,6 @@
 import csv
 import json
 import shlex
-import time
 
 import pytest
 
@@ -112,9 +111,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(finished, files, tmp_path
     process = scripts.start("search_attention.py", *_options(
         files, "--name", "found", "--checkpoint-every", 3), cwd=tmp_path, log=tmp_path / "out")
     target = tmp_path / "params/found/checkpoints/step-000000014"    # epoch 1, step 6 of 8
-    deadline = time.monotonic() + 120
-    while not target.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    scripts.wait_for(target.exists, process, tmp_path / "out")
     process.kill()
     process.wait()
     assert target.exists(), (tmp_path / "out").read_text()

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import shutil
-import time
 
 import pytest
 
@@ -75,9 +74,7 @@ def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished,
     process = scripts.start("train_cifar.py", "--config", folder / "logs/run/config.json",
                             "--checkpoint-every", 3, cwd=tmp_path, log=tmp_path / "out")
     target = tmp_path / "params/run/checkpoints/step-000000022"     # epoch 1, step 6 of 16
-    deadline = time.monotonic() + 120
-    while not target.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    scripts.wait_for(target.exists, process, tmp_path / "out")
     process.kill()
     process.wait()
     assert target.exists(), (tmp_path / "out").read_text()

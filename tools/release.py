@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common.errors import UserError, run_script
 from common.files import replacing, sha256, write_json, write_text
-from trained import read_description
+from trained import count_outputs, read_description
 from training.options import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def check(folder):
 
 def _described(path):
     description = read_description(path)
-    if ("sha256" not in description or "classes" not in description["dataset"]
+    if ("sha256" not in description or not count_outputs(description)
             or not description.get("figures", {}).keys() >= set(_FIGURES)):
         raise UserError(f"{path} lacks the SHA-256, the classes or the figures of a finished run")
     return description
@@ -76,7 +76,7 @@ def release(run, path, description):
     write_json(target.with_suffix(".json"), description)
     return {"name": name, "file": target.name, "size": target.stat().st_size,
             "sha256": description["sha256"], "dataset": description["dataset"]["name"],
-            "classes": description["dataset"]["classes"], "model": description["model"],
+            "outputs": count_outputs(description), "model": description["model"],
             "options": description["options"],
             "figures": {key: description["figures"][key] for key in _FIGURES}, "run": run}
 

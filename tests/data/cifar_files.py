@@ -15,6 +15,7 @@ def records(layout, count, seed=0):
     """`count` records with labels 0, 1, 2 ... and random pixels, as (count, bytes)."""
     block = np.random.RandomState(seed).randint(0, 256, (count, layout.record_bytes))
     block = block.astype(np.uint8)
+    block[:, :layout.label_bytes] %= 10     # whichever of them is not the label is one, too
     block[:, layout.label_at] = np.arange(count) % layout.classes
     return block
 

@@ -8,6 +8,7 @@ import pytest
 
 from data.batches import Batches, _ahead
 from data.dataset import ImageSet
+from tests.scripts import wait_for
 
 
 @pytest.fixture
@@ -192,8 +193,9 @@ def test_no_more_is_prepared_than_asked_for(count):
             prepared.append(number)
             yield number
 
-    iterator = _ahead(items(), count)
-    assert next(iterator) == 0
-    time.sleep(0.1)
-    assert len(prepared) <= 1 + count
-    assert list(iterator) == list(range(1, 20))
+    for number, item in enumerate(_ahead(items(), count)):
+        assert item == number
+        most = min(number + 1 + count, 20)
+        wait_for(lambda most=most: len(prepared) >= most)
+        assert len(prepared) == most
+    assert item == 19

@@ -2,7 +2,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -10,6 +9,7 @@ from common.errors import UserError
 from reporting import grid
 from reporting.grid import Cell, make_cells, prepare, read_grid, train_cells
 from tests.reporting.run_folders import write_run
+from tests.scripts import wait_for
 
 
 def _file(tmp_path, content):
@@ -107,20 +107,24 @@ def test_a_run_that_cannot_start_ends_the_grid(tmp_path, monkeypatch):
 def test_a_signal_reaches_the_run_and_is_waited_for(tmp_path):
     """The run is told once and finishes its own way before the grid ends."""
     child = (f"import pathlib, signal, time\n"
+             f"folder = pathlib.Path({str(tmp_path)!r})\n"
              f"def stop(*_):\n"
-             f"    time.sleep(0.3); pathlib.Path({str(tmp_path / 'saved')!r}).touch()\n"
+             f"    (folder / 'told').touch(exist_ok=False)\n"
+             f"    while not (folder / 'go').exists(): time.sleep(0.005)\n"
+             f"    (folder / 'saved').touch()\n"
              f"    raise SystemExit(143)\n"
              f"signal.signal(signal.SIGTERM, stop)\n"
-             f"pathlib.Path({str(tmp_path / 'started')!r}).touch()\n"
+             f"(folder / 'started').touch()\n"
              f"time.sleep(60)\n")
     parent = subprocess.Popen(
         [sys.executable, "-c", "import sys; from reporting import grid; "
                                "print(grid._run([sys.executable, '-c', sys.argv[1]]))", child],
         stdout=subprocess.PIPE, text=True, cwd=grid._SCRIPT.parent)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for((tmp_path / "started").exists)
     parent.send_signal(signal.SIGTERM)
+    wait_for((tmp_path / "told").exists)
+    assert parent.poll() is None
+    (tmp_path / "go").touch()
     out, _ = parent.communicate(timeout=60)
     assert (tmp_path / "saved").exists()
     assert out.strip() == "(143, 15)"

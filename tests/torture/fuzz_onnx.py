@@ -204,7 +204,7 @@ def _serve():
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
     for request in sys.stdin:
         try:
-            answer = {"classes": open_file(request.rstrip("\n")).classes}
+            answer = {"outputs": open_file(request.rstrip("\n")).outputs}
         except UserError as error:
             answer = {"line": str(error)}
         print(json.dumps(answer), flush=True)
@@ -214,7 +214,7 @@ def _verdict(answer):
     """One word for what opening a file came to, and whether that is as it must be."""
     if answer is None:
         return "crashed or hung", False
-    if "classes" in answer:
+    if "outputs" in answer:
         return "loaded", True
     if "\n" in answer["line"] or len(answer["line"]) > 1000 or not answer["line"].isprintable():
         return "unclear line", False
