@@ -19,7 +19,7 @@ def test_without_a_gpu_it_says_so_and_checks_nothing(tmp_path):
 @pytest.mark.slow
 def test_its_own_steps_run_on_a_cpu(tmp_path):
     code = ("import sys; sys.path.insert(0, 'tools'); from pathlib import Path; import check_gpu; "
-            f"check_gpu.check(0, Path({str(tmp_path)!r}), 'float32')")
+            f"check_gpu.check(0, Path({str(tmp_path)!r}), 'float32', size=32)")
     result = subprocess.run([sys.executable, "-c", code], cwd=scripts.ROOT, timeout=600,
                             capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

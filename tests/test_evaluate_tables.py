@@ -62,10 +62,11 @@ def test_folders_take_the_order_of_the_network_s_classes(tmp_path):
     (["--dataset", "shapes", "--data-dir", "."], "shapes"),
     (["--dataset", "ImageNet", "--data-dir", "nowhere"], "nowhere"),
 ])
-def test_a_data_set_that_is_not_there_is_one_line(arguments, message, tmp_path):
+def test_a_data_set_that_is_not_there_is_one_line(arguments, message, tmp_path, monkeypatch):
     params = scripts.ROOT / "params/cifar10-relu-b1.params"
-    result = scripts.run("evaluate.py", "--params", params, *arguments, cwd=tmp_path)
-    scripts.assert_user_error(result, message)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        evaluate.main(["--params", str(params), *arguments])
 
 
 def test_photographs_of_32_pixels_are_photographs(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+import evaluate
 import train_cifar
 from common.errors import UserError
 from data import DataError
@@ -21,6 +22,10 @@ def cifar_files(tmp_path_factory):
 def _options(files, *more):
     return ("--data-dir", files, "--blocks", 1, "--batch-size", 64, "--lr", 0.05,
             "--num-epochs", 3, *more)
+
+
+def _words(files, *more):
+    return [str(word) for word in _options(files, *more)]
 
 
 @pytest.fixture(scope="module")
@@ -85,52 +90,57 @@ def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished,
     scripts.assert_same_params(tmp_path / "params/run", folder / "params/run")
 
 
-def test_a_finished_run_without_its_checkpoints_is_not_trained_again(finished, tmp_path):
+def test_a_finished_run_without_its_checkpoints_is_not_trained_again(finished, tmp_path,
+                                                                     monkeypatch):
     """As in a fresh clone, which has the logs of released runs."""
     folder, _ = finished
     shutil.copytree(folder / "logs", tmp_path / "logs")
     before = (tmp_path / "logs/run/metrics.csv").read_bytes()
+    monkeypatch.chdir(tmp_path)
     for how in (["--resume", "logs/run"], ["--config", "logs/run/config.json", "--name", "run",
                                            "--resume"]):
-        result = scripts.run("train_cifar.py", *how, cwd=tmp_path)
-        scripts.assert_user_error(result, "logs/run is the account of a finished run")
+        with pytest.raises(UserError, match="logs/run is the account of a finished run"):
+            train_cifar.main(how)
     assert (tmp_path / "logs/run/metrics.csv").read_bytes() == before
 
 
-def test_a_run_is_resumed_from_where_it_was_begun(finished, tmp_path):
+def test_a_run_is_resumed_from_where_it_was_begun(finished, tmp_path, monkeypatch):
     folder, _ = finished
-    result = scripts.run("train_cifar.py", "--resume", folder / "logs/run", cwd=tmp_path)
-    scripts.assert_user_error(result, "was begun with --log-dir logs in another folder")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="was begun with --log-dir logs in another folder"):
+        train_cifar.main(["--resume", str(folder / "logs/run")])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_resumed_run_cannot_become_another(finished):
+def test_a_resumed_run_cannot_become_another(finished, monkeypatch):
     folder, _ = finished
-    result = scripts.run("train_cifar.py", "--resume", "--name", "run", "--lr", 0.3, cwd=folder)
-    scripts.assert_user_error(result, "--lr was 0.05")
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="--lr was 0.05"):
+        train_cifar.main(["--resume", "--name", "run", "--lr", "0.3"])
 
 
-def test_the_same_holds_for_a_run_found_by_its_default_name(cifar_files, tmp_path):
+def test_the_same_holds_for_a_run_found_by_its_default_name(cifar_files, tmp_path, monkeypatch):
     first = scripts.run("train_cifar.py", *_options(cifar_files, "--num-epochs", 1), cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    again = scripts.run("train_cifar.py", *_options(cifar_files, "--num-epochs", 1, "--resume",
-                                                    "--lr", 0.3), cwd=tmp_path)
-    scripts.assert_user_error(again, "--lr was 0.05")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--lr was 0.05"):
+        train_cifar.main(_words(cifar_files, "--num-epochs", 1, "--resume", "--lr", 0.3))
 
 
-def test_overwriting_waits_until_all_is_checked(finished, cifar_files):
+def test_overwriting_waits_until_all_is_checked(finished, cifar_files, monkeypatch):
     folder, _ = finished
-    result = scripts.run("train_cifar.py", *_options(
-        cifar_files, "--name", "run", "--overwrite", "--batch-size", 4096), cwd=folder)
-    scripts.assert_user_error(result, "do not fill one batch")
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="do not fill one batch"):
+        train_cifar.main(_words(cifar_files, "--name", "run", "--overwrite", "--batch-size", 4096))
     assert (folder / "params/run/best.params").exists()
 
 
-def test_a_run_is_not_overwritten_by_accident(finished, cifar_files):
+def test_a_run_is_not_overwritten_by_accident(finished, cifar_files, monkeypatch):
     folder, _ = finished
     before = (folder / "params/run/best.params").read_bytes()
-    result = scripts.run("train_cifar.py", *_options(cifar_files, "--name", "run"), cwd=folder)
-    scripts.assert_user_error(result, "--resume", "--overwrite", "--name")
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="--resume.*--overwrite.*--name"):
+        train_cifar.main(_words(cifar_files, "--name", "run"))
     assert (folder / "params/run/best.params").read_bytes() == before
 
 
@@ -254,9 +264,8 @@ def test_evaluate_s_bad_input(content, message, cifar_files, tmp_path):
     params.write_bytes((golden_cases.FOLDER / "resnet20v2_relu_b1_cifar10.params").read_bytes())
     if content:
         (tmp_path / "net.json").write_text(content)
-    scripts.assert_user_error(
-        scripts.run("evaluate.py", "--params", params, "--data-dir", cifar_files, cwd=tmp_path),
-        message)
+    with pytest.raises(UserError, match=message):
+        evaluate.main(["--params", str(params), "--data-dir", str(cifar_files)])
 
 
 def test_evaluate_without_a_file(tmp_path):

@@ -75,13 +75,16 @@ def last_row(folder, name):
         return list(csv.DictReader(stream))[-1]
 
 
-def check(gpus, folder, dtype="float16"):
-    """Train, resume, evaluate. (Without GPUs and in float32, the check can be checked.)"""
+def check(gpus, folder, dtype="float16", size=64):
+    """Train, resume, evaluate. (Without GPUs and in float32, the check can be checked.)
+
+    `size` is the images'.
+    """
     draw_images(folder)
     run("-m", "data.imagenet", "pack", folder, folder / "rec")
     batch = 16 // max(gpus, 1)
     common = ("--use-rec", "--rec-train", folder / "rec/train.rec", "--rec-val",
-              folder / "rec/val.rec", "--model", "resnet18_v1b", "--input-size", 64,
+              folder / "rec/val.rec", "--model", "resnet18_v1b", "--input-size", size,
               "--batch-size", batch, "--dtype", dtype, "--num-gpus", gpus, "--last-gamma",
               "--no-wd", "--label-smoothing", "--lr", 0.05, "--lr-mode", "constant",
               "--name", "check", "--num-epochs", 2, "--checkpoint-every", 5)

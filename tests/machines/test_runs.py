@@ -156,7 +156,7 @@ def test_a_launcher_that_is_stopped_leaves_a_checkpoint_and_no_orphans(number, c
 # ---- what they compute -------------------------------------------------------------------------
 
 def _imagenet(tree, batch_size, *more):
-    """20 steps without batch normalisation, at a rate that does not magnify rounding errors."""
+    """10 steps without batch normalisation, at a rate that does not magnify rounding errors."""
     return scripts.command(
         "train_imagenet.py", "--data-dir", tree, "--model", "resnet18_v1b", "--norm-layer",
         "GroupNorm", "--act-type", "relu", "--input-size", 32, "--lr", 0.001, "--lr-mode",
@@ -166,9 +166,9 @@ def _imagenet(tree, batch_size, *more):
 
 @pytest.fixture(scope="module")
 def one_worker(tmp_path_factory):
-    """The data, and the parameters of one worker with batches of 4 after 20 steps."""
+    """The data, and the parameters of one worker with batches of 4 after 10 steps."""
     folder = tmp_path_factory.mktemp("one")
-    tree = write_tree(folder / "tree", classes=4, train=20, val=3)
+    tree = write_tree(folder / "tree", classes=4, train=10, val=3)
     result = subprocess.run(_imagenet(tree, 4), cwd=folder, env=environ(), text=True,
                             capture_output=True, timeout=120)
     assert result.returncode == 0, result.stderr
