@@ -73,7 +73,7 @@ def test_all_are_told_of_the_end(members):
     for link in members[2:]:
         link.send(done=True)
     for link in members:
-        next_of(link, "end")
+        assert next_of(link, "end") == {"end": True}
 
 
 def test_the_dead_are_named(members):

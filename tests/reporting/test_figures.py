@@ -8,10 +8,9 @@ from reporting.runs import configurations, load_runs
 from tests.reporting.run_folders import write_run
 
 
-def _pixels(path):
+def _assert_drawn(path):
     image = matplotlib.image.imread(path)
     assert image.ndim == 3 and image[..., :3].std() > 0.01
-    return image
 
 
 def test_curves_of_seeds_of_different_length(tmp_path):
@@ -25,7 +24,7 @@ def test_curves_of_seeds_of_different_length(tmp_path):
     assert middle[4] == low[4] == high[4] == curves[2][4]
     figures.draw_curves(compared, tmp_path / "one.png", "test")
     figures.draw_curves(compared, tmp_path / "two.png", "test")
-    _pixels(tmp_path / "one.png")
+    _assert_drawn(tmp_path / "one.png")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
@@ -33,7 +32,7 @@ def test_names_are_never_read_as_formulas(tmp_path):
     folders = [write_run(tmp_path, name) for name in ("a", "b")]
     compared = configurations(load_runs(folders, print), [(r"$\frac{$", "a"), ("_hidden", "b")])
     figures.draw_curves(compared, tmp_path / "curves.png", "test")
-    _pixels(tmp_path / "curves.png")
+    _assert_drawn(tmp_path / "curves.png")
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def drawn(monkeypatch):
 def test_depths(tmp_path):
     series = {"relu": [(1, mean([0.7, 0.72])), (2, mean([0.8]))], "$x": [(1, mean([0.75]))]}
     figures.draw_depths(series, tmp_path / "depths.png", "test")
-    _pixels(tmp_path / "depths.png")
+    _assert_drawn(tmp_path / "depths.png")
 
 
 def test_points_and_bars_of_depths(drawn):
@@ -67,7 +66,7 @@ def test_confusion(tmp_path, classes):
     matrix[0] = 0
     figures.draw_confusion(matrix, [f"$class_{index}" for index in range(classes)],
                            tmp_path / "confusion.png")
-    _pixels(tmp_path / "confusion.png")
+    _assert_drawn(tmp_path / "confusion.png")
 
 
 def test_shares_of_a_confusion(drawn):
