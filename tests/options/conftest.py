@@ -3,6 +3,8 @@ import os
 from pathlib import Path
 
 import matplotlib.figure
+import mxnet_compat  # noqa: F401  (comes before mxnet)
+import mxnet as mx
 import pytest
 
 
@@ -14,3 +16,16 @@ def _no_figures():
                       lambda self, path, **_: Path(path).write_bytes(b""))
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture
+def hybridized(monkeypatch):
+    """What is asked of Gluon's blocks while the test runs: whether to compile, for each call."""
+    calls, hybridize = [], mx.gluon.HybridBlock.hybridize
+
+    def note(self, active=True, **settings):
+        calls.append(active)
+        return hybridize(self, active, **settings)
+
+    monkeypatch.setattr(mx.gluon.HybridBlock, "hybridize", note)
+    return calls
