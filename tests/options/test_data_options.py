@@ -138,12 +138,12 @@ def test_each_data_set_has_its_labels_and_outputs(name, column, outputs, place):
 
 # ---- mixing --------------------------------------------------------------------------------------
 
-def _mixup(images, targets, alpha, rng):
+def mixup(images, targets, alpha, rng):
     share = rng.beta(alpha, alpha)
     return share * images + (1 - share) * images[::-1], share * targets + (1 - share) * targets[::-1]
 
 
-def _cutmix(images, targets, alpha, rng):
+def cutmix(images, targets, alpha, rng):
     side = np.sqrt(1 - rng.beta(alpha, alpha))
     row, column, half = int(rng.integers(32)), int(rng.integers(32)), int(side * 32) // 2
     box = (slice(max(row - half, 0), min(row + half, 32)),
@@ -156,10 +156,10 @@ def _cutmix(images, targets, alpha, rng):
     return mixed, share * targets + (1 - share) * targets[::-1]
 
 
-_MIXERS = {"--mixup": [(_mixup, 0.2)], "--mixup 0.7": [(_mixup, 0.7)],
-           "--cutmix": [(_cutmix, 1.0)], "--cutmix 0.4": [(_cutmix, 0.4)],
-           "--mixup 0.7 --cutmix 0.4 --seed 2": [(_mixup, 0.7), (_cutmix, 0.4)],
-           "--mixup 0.7 --mixup-off-epoch 2": [(_mixup, 0.7)]}
+_MIXERS = {"--mixup": [(mixup, 0.2)], "--mixup 0.7": [(mixup, 0.7)],
+           "--cutmix": [(cutmix, 1.0)], "--cutmix 0.4": [(cutmix, 0.4)],
+           "--mixup 0.7 --cutmix 0.4 --seed 2": [(mixup, 0.7), (cutmix, 0.4)],
+           "--mixup 0.7 --mixup-off-epoch 2": [(mixup, 0.7)]}
 
 
 @covers(SCRIPT, *_MIXERS)
