@@ -3,7 +3,6 @@ import os
 from pathlib import Path
 
 import matplotlib.figure
-import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import pytest
 

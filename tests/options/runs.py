@@ -1,11 +1,11 @@
 """Very small runs of the scripts, in this process, and which options the tests here look at."""
+import argparse
 import collections
 import csv
 import importlib
 import itertools
 import json
 
-import mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
@@ -23,10 +23,14 @@ def make_parser(script):
     return importlib.import_module(script.removesuffix(".py")).make_parser()
 
 
+def _name(action):
+    """The name of an option; a flag that stands for another one, or is refused, has its own."""
+    return action.option_strings[0] if action.dest == argparse.SUPPRESS else action.dest
+
+
 def computing(script):
     """Names of the options of a script that change what is computed."""
-    return {action.dest for action in make_parser(script)._actions
-            if not action.dest.startswith("==")} - NOT_COMPUTING - {"help"}
+    return {_name(action) for action in make_parser(script)._actions} - NOT_COMPUTING - {"help"}
 
 
 def covers(script, *words):
@@ -40,7 +44,7 @@ def covers(script, *words):
     actions = make_parser(script)._option_string_actions
     for word in " ".join(words).split():
         if word.startswith("-") and word.lstrip("-")[:1].isalpha():
-            COVERED[script].add(actions[word].dest)
+            COVERED[script].add(_name(actions[word]))
     return lambda test: test
 
 

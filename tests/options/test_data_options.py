@@ -140,7 +140,7 @@ def test_each_data_set_has_its_labels_and_outputs(name, column, outputs, place):
 
 def mixup(images, targets, alpha, rng):
     share = rng.beta(alpha, alpha)
-    return share * images + (1 - share) * images[::-1], share * targets + (1 - share) * targets[::-1]
+    return tuple(share * each + (1 - share) * each[::-1] for each in (images, targets))
 
 
 def cutmix(images, targets, alpha, rng):

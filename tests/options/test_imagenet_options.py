@@ -11,6 +11,7 @@ from PIL import Image
 
 from common.errors import UserError
 from data.imagenet import open_imagenet
+from data.packing import pack
 from model.zoo import released_by_name
 from tests.options import formulas, test_data_options
 from tests.options.runs import (
@@ -35,15 +36,20 @@ _STILL = "--lr 1e-20 --lr-mode constant"
 _BIAS = np.linspace(-0.5, 0.4, 10)
 
 
+def write_photos(folder, images):
+    """Write images (N, 3, H, W), each of a class of its own."""
+    for label, image in enumerate(images):
+        to = folder / f"class{label}"
+        to.mkdir(parents=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(to / "photo.png")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with photographs of 10 classes, one a class, and a network to start from."""
     folder = tmp_path_factory.mktemp("imagenet-options")
     for part, images in (("train", patterns(10, size=40)), ("val", patterns(10, 1, size=48))):
-        for label, image in enumerate(images):
-            to = folder / part / f"class{label}"
-            to.mkdir(parents=True)
-            Image.fromarray(image.transpose(1, 2, 0)).save(to / "photo.png")
+        write_photos(folder / part, images)
     save(constant_network(_BIAS, blocks=3), folder / "constant.params")
     save(network(blocks=3), folder / "start.params")
     return folder
@@ -63,7 +69,7 @@ def _normalised(images):
     return normalised(images, _MEAN / 255, _STD / 255)
 
 
-# ---- optimizer, schedule and loss ------------------------------------------------------------------
+# ---- optimizer, schedule and loss ----------------------------------------------------------------
 
 @dataclass
 class Case:
@@ -134,7 +140,7 @@ def test_weights_rates_and_figures_are_those_of_the_formulas(name, place):
                                        atol=2e-3 if key == "output.bias" else 1e-6)
 
 
-# ---- photographs -----------------------------------------------------------------------------------
+# ---- photographs ---------------------------------------------------------------------------------
 
 @covers(SCRIPT, "--input-size --crop-ratio --seed --batch-size --num-epochs --data-dir")
 @pytest.mark.parametrize("words, settings", [
@@ -151,6 +157,20 @@ def test_photographs_are_cut_as_the_options_say(words, settings, place):
     scored = [predicted_loss(net, _normalised(images), labels)
               for images, labels, _ in val.epoch(0)]
     assert row["val_loss"] == pytest.approx(np.mean(scored), rel=1e-4)
+
+
+@covers(SCRIPT, "--use-rec")
+def test_records_are_read_where_they_are_asked_for(place):
+    """Of other photographs than the folder's: the folder is there, too."""
+    for part, images in (("train", patterns(10, 2, size=48)), ("val", patterns(10, 3, size=48))):
+        write_photos(place / "others" / part, images)
+    pack(place / "others", place / "rec", workers=1)
+    records = {"use_rec": True, "rec_train": place / "rec/train.rec",
+               "rec_val": place / "rec/val.rec"}
+    [row] = _run(place, _SMALL, _STILL, "--num-epochs 1 --batch-size 10 --use-rec --rec-train",
+                 records["rec_train"], "--rec-val", records["rec_val"], "--resume-from",
+                 place / "start.params").rows
+    _check(row, network(blocks=3), place, **records)
 
 
 _MIXERS = {"--mixup": ("mixup", 0.2, 1), "--mixup --mixup-alpha 0.7": ("mixup", 0.7, 1),
@@ -176,7 +196,7 @@ def test_images_and_targets_are_mixed(words, place):
         assert row["train_loss"] == pytest.approx(trained_loss(net, images, targets), rel=1e-4)
 
 
-# ---- networks --------------------------------------------------------------------------------------
+# ---- networks ------------------------------------------------------------------------------------
 
 # Options, and the network that they ask for.
 _NETWORKS = {
@@ -205,9 +225,9 @@ def test_a_run_trains_and_scores_the_network_that_is_asked_for(name, place):
     _check(row, net, place)
 
 
-def _check(row, net, place):
+def _check(row, net, place, **settings):
     """The figures of a run whose weights stood still are those of the network."""
-    train, val = _opened(place, batch_size=10)
+    train, val = _opened(place, batch_size=10, **settings)
     for column, loss, batches in (("train_loss", trained_loss, train),
                                   ("val_loss", predicted_loss, val)):
         [[images, labels, _]] = batches.epoch(0)
@@ -248,12 +268,15 @@ def test_released_weights_are_the_start(place):
             np.testing.assert_allclose(found[name], array, rtol=1e-6, err_msg=name)
 
 
-# ---- precision and compilation ---------------------------------------------------------------------
+# ---- what is refused, and compilation ------------------------------------------------------------
 
-@covers(SCRIPT, "--dtype")
-def test_half_precision_is_not_silently_full_precision(place):
-    with pytest.raises(UserError, match="--dtype float16 needs a GPU"):
-        _run(place, _SMALL, "--dtype float16")
+@covers(SCRIPT, "--dtype --batch-norm --resume-epoch --resume-states")
+@pytest.mark.parametrize("words, message", [
+    ("--dtype float16", "--dtype float16 needs a GPU"), ("--batch-norm", "for VGG networks"),
+    ("--resume-epoch 3", "resumed as a whole"), ("--resume-states x", "are pickles")])
+def test_what_would_not_be_done_is_refused(words, message, place):
+    with pytest.raises(UserError, match=message):
+        _run(place, _SMALL, words)
 
 
 @covers(SCRIPT, "--mode")

@@ -163,7 +163,7 @@ def test_without_dropout_the_loss_moves_the_structure(place):
     assert len(np.unique(np.round(alphas, 5), axis=0)) == 3
 
 
-# ---- others ----------------------------------------------------------------------------------------
+# ---- others --------------------------------------------------------------------------------------
 
 @covers(SCRIPT, "--random --seed")
 def test_a_random_structure_is_that_of_the_seed(place):

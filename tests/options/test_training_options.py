@@ -130,7 +130,7 @@ def _check(found, place, case):
         losses = [learner.step([3] * 5, rate) for rate in rates]
         logs = log_softmax(learner.bias)
         rows.append((rates[-1], np.mean(losses), -logs[_TEST_LABELS].mean(),
-                     np.mean(_TEST_LABELS == learner.bias.argmax())))
+                     np.mean(learner.bias.argmax() == _TEST_LABELS)))
     columns = "lr", "train_loss", "val_loss", "val_accuracy"
     np.testing.assert_allclose([[row[name] for name in columns] for row in found.rows], rows,
                                rtol=1e-3, atol=1e-5)
