@@ -160,13 +160,35 @@ def test_slopes_of_each_channel():
     assert_same(randomise(net))
 
 
+def _spread(F, x):
+    """The mean of each channel, at every position of x (N, C, H, W)."""
+    return F.broadcast_axis(F.mean(x, axis=(2, 3), keepdims=True), axis=(2, 3), size=(16, 16))
+
+
+def _total(F, x):
+    """(N, C, H, W) -> (N, C, 1, 1): the sum over positions, as a product with ones."""
+    rows = F.reshape(x, shape=(0, 0, -3))
+    ones = F.ones_like(F.slice_axis(rows, axis=1, begin=0, end=1))
+    return F.reshape(F.batch_dot(rows, ones, transpose_b=True), shape=(0, 0, 1, 1))
+
+
 @pytest.mark.parametrize("function", [
     lambda F, x: F.broadcast_sub(x, F.mean(x, axis=(0, 1), exclude=True, keepdims=True)),
     lambda F, x: F.broadcast_add(x, F.sum(x, axis=(0, 1), exclude=True, keepdims=True)),
     lambda F, x: F.broadcast_mul(x, F.sum(F.ones_like(x), axis=(0, 1), exclude=True,
                                           keepdims=True)),
     lambda F, x: F.reshape(F.im2col(x, kernel=(3, 3)), shape=(0, 27, 14, 14)),
-], ids=("mean", "sum", "sum of ones", "im2col"))
+    lambda F, x: F.slice_axis(F.reshape(
+        F.im2col(x, kernel=(3, 3), dilate=(2, 2), pad=(2, 2), stride=(2, 2)),
+        shape=(0, 27, 8, 8)), axis=1, begin=5, end=13),
+    lambda F, x: F.broadcast_mul(x, F.sum(_spread(F, x), axis=(2, 3), keepdims=True)),
+    lambda F, x: F.broadcast_mul(x, F.sum(_spread(F, x), axis=3, keepdims=True)),
+    lambda F, x: F.broadcast_mul(x, F.mean(_spread(F, x) * x, axis=1, keepdims=True)),
+    lambda F, x: F.broadcast_mul(x, _total(F, _spread(F, x))),
+    lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=3), axis=3, keepdims=True)),
+    lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=-2), axis=2, keepdims=True)),
+], ids=("mean", "sum", "sum of ones", "im2col", "windows", "sum of spread", "row of spread",
+        "mean of a product", "product of spread", "maximum of rows", "maximum of columns"))
 def test_attributes_that_are_left_out_or_turn_others_round(function):
     net = nn.HybridSequential()
     net.add(nn.HybridLambda(function), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())
@@ -180,6 +202,10 @@ def test_attributes_that_are_left_out_or_turn_others_round(function):
     (lambda: nn.HybridLambda("sort"), "sort"),
     (lambda: nn.HybridLambda(lambda F, x: F.pick(x, F.argmin(x, axis=1), axis=1, keepdims=True)),
      "pick"),
+    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_mul(x, F.pick(
+        x, F.argmax(x, axis=3), axis=2, keepdims=True))), "pick"),
+    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_mul(x, F.pick(
+        x, F.argmax(-x, axis=3), axis=3, keepdims=True))), "pick"),
     (lambda: nn.HybridLambda(lambda F, x: F.max(x, axis=(0, 2, 3), exclude=True, keepdims=True)),
      "max"),
     (lambda: nn.HybridLambda(lambda F, x: F.LeakyReLU(x, act_type="rrelu")[0]), "LeakyReLU"),
@@ -187,7 +213,8 @@ def test_attributes_that_are_left_out_or_turn_others_round(function):
     (lambda: nn.HybridLambda(lambda F, x: F.broadcast_add(
         x, F.contrib.arange_like(x, axis=3, repeat=2))),
      "arange_like"),
-], ids=("GroupNorm", "sort", "pick", "max", "rrelu", "dropout", "arange_like"))
+], ids=("GroupNorm", "sort", "pick", "another axis", "another tensor", "max", "rrelu", "dropout",
+        "arange_like"))
 def test_what_cannot_be_written_is_refused_by_name(layer, name):
     net = nn.HybridSequential()
     net.add(layer(), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())
