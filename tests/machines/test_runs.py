@@ -17,7 +17,7 @@ from machines.warden import LOST, SILENCE_S
 from model.weights import read_weights
 from tests import scripts
 from tests.data.photo_files import write_tree
-from tests.machines.cluster import Cluster, environ, launcher
+from tests.machines.cluster import DEADLINE_S, Cluster, environ, launcher
 from tests.torture import fuzz_warden
 from training.checkpoint import newest_state
 
@@ -192,7 +192,8 @@ def test_two_workers_compute_what_one_with_twice_the_batch_does(one_worker, tmp_
     rng, met = random.Random(0), 0
     with Cluster(tmp_path) as cluster:
         cluster.start_all(_imagenet(tree, 2, "--kv-store", "dist_device_sync"))
-        while cluster.processes["scheduler"].poll() is None:
+        deadline = time.monotonic() + DEADLINE_S
+        while cluster.processes["scheduler"].poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(ConnectionError):    # before the run, and at its end
                 fuzz_warden.meet(cluster.warden, rng.choice(fuzz_warden.KINDS), rng, [])
                 met += 1

@@ -84,18 +84,17 @@ def test_the_dead_are_named(members):
 
 
 def test_who_falls_silent_is_given_up(address, monkeypatch):
-    monkeypatch.setattr(warden, "SILENCE_S", 3)
+    monkeypatch.setattr(warden, "SILENCE_S", 2)
     monkeypatch.setattr(warden, "PING_S", 0.2)
     Warden(address, 1, 1, 20, SECRET).start()
     scheduler, server, worker = (join(address, role)
                                  for role in ("scheduler", "server", "worker"))
-    for _ in range(20):
+    message, deadline = {}, time.monotonic() + 30
+    while "lost" not in message and time.monotonic() < deadline:
         worker.send(ping=True)
         scheduler.send(ping=True)
         message = next_of(worker, "lost", "ping")
-        if "lost" in message:
-            break
-    assert message["lost"] == "server on here (process 7) has not been heard of for 3 s"
+    assert message["lost"] == "server on here (process 7) has not been heard of for 2 s"
     server.sock.close()
 
 
@@ -172,16 +171,17 @@ def test_slow_strangers_are_shown_out(members, address, monkeypatch):
     monkeypatch.setattr(warden, "STRANGER_S", 1)
     start, silent, dripping = time.monotonic(), _stranger(address), _stranger(address)
     dripping.sock.settimeout(0.05)
-    while time.monotonic() < start + 10:
+    shown_out = False
+    while not shown_out:
+        assert time.monotonic() < start + 30
         try:
             dripping.sock.sendall(b" ")
-            if not dripping.sock.recv(1):
-                break
+            shown_out = not dripping.sock.recv(1)
         except TimeoutError:
             continue
         except OSError:
-            break
-    assert 1 <= time.monotonic() - start < 9
+            shown_out = True
+    assert time.monotonic() - start >= 1
     assert _shown_out(silent) and _gathers(members)
 
 

@@ -36,12 +36,15 @@ def join(address, role, index=None, secret=SECRET):
     return link
 
 
-def next_of(link, *names):
-    """The next message that holds one of the names."""
-    while True:
+def next_of(link, *names, seconds=30):
+    """The next message that holds one of the names; fails if it does not come in time."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        link.sock.settimeout(left)
         message = link.next()
         if any(name in message for name in names):
             return message
+    raise AssertionError(f"none of {names} within {seconds} s")
 
 
 # ---- what a stranger sends ---------------------------------------------------------------------
@@ -152,10 +155,9 @@ class Workers:
     def _gather(self):
         self.rounds += 1
         for k, link in enumerate(self.links[2:]):
-            link.sock.settimeout(ROUND_S)
             link.send(gather=self.rounds, value=[k, self.rounds])
         for link in self.links[2:]:
-            message = next_of(link, "gathered", "lost", "stop", "end")
+            message = next_of(link, "gathered", "lost", "stop", "end", seconds=ROUND_S)
             assert message.get("values") == [[0, self.rounds], [1, self.rounds]], message
 
     def stop(self):
