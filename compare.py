@@ -37,7 +37,9 @@ def make_parser():
     add = parser.add_argument
     add("--runs", nargs="+", metavar="DIR",
         help="folders of runs, such as logs/*; their params are found beside: ../params/<run>")
-    add("--out", default="reports/compare", metavar="DIR", help="where everything is written")
+    add("--out", metavar="DIR",
+        help="where everything is written (default: reports/compare, or reports/ and the name of "
+             "the --grid)")
     add("--title", default="Comparison of runs", help="of the page")
     add("--baseline", metavar="NAME",
         help="also show the differences to this run's configuration, or to these units (relu), "
@@ -72,6 +74,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     options, training = make_parser().parse_args(argv[:cut]), argv[cut + 1:]
+    options.out = options.out or f"reports/{Path(options.grid or 'compare').stem}"
     axes = grid_axes(options)
     if not (options.runs or options.grid or axes):
         raise UserError("nothing to compare: give --runs, or a grid (see --help)")
@@ -87,9 +90,11 @@ def main(argv=None):
     from reporting.runs import load_runs
 
     gallery = [(Path(path).name, check_png(path)) for path in options.gallery or ()]
-    code, folders = train_grid(options, axes, training) if options.grid or axes else (0, [])
+    code, folders, published = (train_grid(options, axes, training) if options.grid or axes
+                                else (0, [], None))
     if code < 128:
-        make_report(options, load_runs([*(options.runs or []), *folders], warn), gallery)
+        make_report(options, load_runs([*(options.runs or []), *folders], warn), gallery,
+                    published)
     return code
 
 
@@ -103,19 +108,21 @@ def grid_axes(options):
 
 
 def train_grid(options, axes, training):
-    """Train a grid's runs; their exit code and folders."""
+    """Train a grid's runs; their exit code and folders, and what is published beside them."""
     from reporting.grid import check_baseline, make_cells, prepare, read_grid, train_cells
+    from reporting.published import read_published
 
     out = make_folder(options.out)
-    shared, grids = read_grid(options.grid) if options.grid else ({}, [axes])
+    shared, grids, published = read_grid(options.grid) if options.grid else ({}, [axes], None)
+    published = published and read_published(published, shared, options.grid)
     cells = make_cells(out.resolve().name, shared, grids)
     prepare(cells, training, out / "cells")
     if options.baseline and not options.group:    # a group's name may be the baseline, too
         check_baseline(cells, options.baseline)
     if options.finished:
-        return 0, finished_folders(cells)
+        return 0, finished_folders(cells), published
     code = train_cells(cells, training, lambda line: print(line, flush=True))
-    return code, [cell.logs for cell in cells]
+    return code, [cell.logs for cell in cells], published
 
 
 def finished_folders(cells):
@@ -132,9 +139,9 @@ def warn(line):
     print(line, file=sys.stderr)
 
 
-def make_report(options, runs, gallery=()):
+def make_report(options, runs, gallery=(), published=None):
     """Write everything under --out, and show the tables."""
-    from reporting import figures, table
+    from reporting import table
     from reporting.page import make_page, table_section
     from reporting.runs import configurations
 
@@ -143,6 +150,8 @@ def make_report(options, runs, gallery=()):
     tables = [table.configuration_table(compared), table.run_table(runs, compared)]
     if baseline:
         tables.insert(1, table.difference_table(compared, baseline))
+    if published:
+        tables.insert(0, table.published_table(compared, published))
     recipe = table.common_recipe(runs)
     lead = f"{count(runs, 'run')} of {count(compared, 'configuration')}" + (
         f"; common to all: {recipe}." if recipe else ".")
@@ -154,16 +163,29 @@ def make_report(options, runs, gallery=()):
     write_text(out / "configurations.csv", table.configuration_csv(compared))
     if baseline:
         write_text(out / "differences.csv", table.difference_csv(compared, baseline))
-    figures.draw_curves(compared, out / "curves.png", table.val_name(runs))
-    depths = table.depth_series(compared)
-    if depths:
-        figures.draw_depths(depths, out / "depths.png", table.val_name(runs))
+    drawn = draw_figures(out, compared, published, table.val_name(runs))
 
     *first, last = map(table_section, tables)
     write_text(out / "index.html", make_page(options.title, lead, [
-        *first, *picture_sections(options, runs, out, bool(depths), gallery), last]))
+        *first, *picture_sections(options, runs, out, drawn, gallery), last]))
     print(text)
     print(f"tables and figures: {out}\npage: {out / 'index.html'}")
+
+
+def draw_figures(out, compared, published, val_name):
+    """Draw what there is to see of the configurations; the names of the files."""
+    from reporting import figures, table
+
+    figures.draw_curves(compared, out / "curves.png", val_name)
+    drawn = ["curves.png"]
+    depths = table.depth_series(compared)
+    if depths:
+        figures.draw_depths(depths, out / "depths.png", val_name)
+        drawn.append("depths.png")
+    if published:
+        figures.draw_sizes(table.size_series(compared), published, out / "sizes.png", val_name)
+        drawn.append("sizes.png")
+    return drawn
 
 
 def default_baseline(options, compared):
@@ -174,11 +196,16 @@ def default_baseline(options, compared):
     return None
 
 
-def picture_sections(options, runs, out, depths, gallery):
+def picture_sections(options, runs, out, drawn, gallery):
     """The page's parts between the tables."""
     from reporting.page import picture, section
 
-    if depths:
+    if "sizes.png" in drawn:
+        yield section("Accuracy and size", picture(
+            (out / "sizes.png").read_bytes(), "accuracy against trained parameters",
+            "Means over seeds; bars are one standard deviation each way; hollow: published.",
+            density=1.5))
+    if "depths.png" in drawn:
         yield section("Accuracy and depth", picture(
             (out / "depths.png").read_bytes(), "accuracy against blocks per stage",
             "Means over seeds at the last epoch; bars are one standard deviation each way.",

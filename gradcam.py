@@ -13,6 +13,7 @@ from training.device import select_contexts, set_threads
 from training.options import (
     Parser,
     add_cifar_network_options,
+    datasets_help,
     natural,
     positive_int,
 )
@@ -38,7 +39,7 @@ def make_parser():
         help="image files, or folders of them; a file in a folder with a class's name belongs "
              "to that class")
     add("--dataset", metavar="NAME",
-        help=f"one of {', '.join(list_datasets())} (default: the described one)")
+        help=f"{datasets_help(list_datasets())} (default: the described one)")
     add("--data-dir", metavar="DIR", help="folder of its official binary files")
     add("--data-url", metavar="URL[#md5=SUM]",
         help="download the archive from here if the files are missing")

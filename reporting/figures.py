@@ -1,9 +1,11 @@
 """Pictures of several runs: curves, accuracy against depth, confusion matrices."""
+import itertools
+
 import numpy as np
 
 from common.files import replacing
 
-__all__ = ["draw_curves", "draw_depths", "draw_confusion"]
+__all__ = ["draw_curves", "draw_depths", "draw_sizes", "draw_confusion"]
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too; then their own darker shades.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000",
@@ -137,6 +139,59 @@ def draw_depths(series, path, val_name):
     axes.spines[["top", "right"]].set_visible(False)
     _legend(figure, lines, list(series), min(3, len(series)))
     _save(figure, path)
+
+
+def draw_sizes(series, published, path, val_name):
+    """Accuracy against trained parameters, at the last and at the best epoch, one line a unit.
+
+    Bars are one standard deviation over seeds each way. Published points are hollow, in the
+    colour of their unit; they stand with the best epoch, which they are of.
+
+    Parameters
+    ----------
+    series : dict
+        (units, options) -> list of (parameters, `means.Mean` at the last epoch, that at the
+        best), by parameters.
+    published : published.Published
+    """
+    units = list(dict.fromkeys([*published.points, *(name for name, _ in series)]))
+    recipes = list(dict.fromkeys(options for _, options in series))
+    of_unit = {name: {"color": _COLOURS[index % len(_COLOURS)],
+                      "marker": _MARKERS[index % len(_MARKERS)]}
+               for index, name in enumerate(units)}
+    of_recipe = dict(zip(recipes, itertools.cycle(_STYLES)))
+    figure = _figure(10, 5)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for (name, options), points in series.items():
+        sizes, *means = zip(*points)
+        for axes, at in zip(panels, means):
+            axes.errorbar(np.divide(sizes, 1000), [100 * m.value for m in at],
+                          yerr=[100 * m.deviation for m in at], capsize=3, linewidth=1.6,
+                          markersize=5, linestyle=of_recipe[options], **of_unit[name])
+    for name, points in published.points.items():
+        sizes = sorted(points)
+        panels[1].plot(np.divide(sizes, 1000), [points[size] for size in sizes], linewidth=0.6,
+                       linestyle=":", markersize=6.5, markerfacecolor="none", **of_unit[name])
+    for axes, title in zip(panels, ("last epoch", "best epoch")):
+        axes.set(title=title, xlabel="trained parameters (thousands)")
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"{val_name} accuracy (%)")
+    _legend_of_sizes(figure, of_unit, of_recipe if len(recipes) > 1 else {})
+    _save(figure, path)
+
+
+def _legend_of_sizes(figure, of_unit, of_recipe):
+    """Units by colour, recipes by line, and what is hollow."""
+    from matplotlib.lines import Line2D
+
+    grey = "#555555"
+    lines = {name: Line2D([], [], **style) for name, style in of_unit.items()}
+    lines |= {name: Line2D([], [], color=grey, linestyle=style)
+              for name, style in of_recipe.items()}
+    lines["hollow: published"] = Line2D([], [], color=grey, linestyle=":", linewidth=0.6,
+                                        marker="o", markerfacecolor="none")
+    _legend(figure, list(lines.values()), list(lines), 5)
 
 
 def draw_confusion(matrix, names, path):

@@ -62,13 +62,16 @@ def read_grid(path):
     """Options and axes in a JSON file.
 
     The file holds ``grids``, a list of objects that give one or several values of options,
-    and may hold ``options``, which all cells share.
+    and may hold ``options``, which all cells share, and ``published``, figures to stand beside
+    those of the runs.
 
     Returns
     -------
     options : dict
     grids : list of dict
         Option -> list of values.
+    published : dict or None
+        See `published.read_published`.
 
     Raises
     ------
@@ -77,6 +80,7 @@ def read_grid(path):
     """
     content = read_json(path, "--grid")
     options, grids = content.pop("options", {}), content.pop("grids", None)
+    published = content.pop("published", None)
     if (content or not isinstance(options, dict) or not isinstance(grids, list) or not grids
             or not all(isinstance(grid, dict) for grid in grids)):
         raise UserError(f'{path} is no grid: it must be {{"options": {{...}}, "grids": [{{'
@@ -86,7 +90,7 @@ def read_grid(path):
     empty = [key for grid in grids for key, values in grid.items() if not values]
     if empty:
         raise UserError(f"{path}: {empty[0]} has no values")
-    return {_spelled(key): value for key, value in options.items()}, grids
+    return {_spelled(key): value for key, value in options.items()}, grids, published
 
 
 def _spelled(key):

@@ -14,7 +14,7 @@ from training.history import read_metrics
 from training.options import NOT_COMPUTING, Parser, add_cifar_network_options
 
 __all__ = ["FinishedRun", "Configuration", "DamagedRun", "load_run", "load_runs",
-           "configurations", "option_text", "units_text"]
+           "configurations", "described_dataset", "option_text", "units_text"]
 
 # For runs whose params, and so whose description, are gone.
 _OUTPUTS = {"cifar10": 10, "cifar100": 100, "cifar100-coarse": 20, "cifar100-authors": 100,
@@ -273,8 +273,13 @@ def _description(params, config):
         described = describe(argparse.Namespace(**config))
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise DamagedRun(f"is damaged: its config.json describes no network: {error}") from None
+    return {**described, "dataset": described_dataset(config)}
+
+
+def described_dataset(config):
+    """What is known of the data set that options of a training name, or None."""
     outputs = _OUTPUTS.get(str(config.get("dataset")).lower())
-    return {**described, "dataset": {"outputs": outputs, "image_size": 32} if outputs else None}
+    return {"outputs": outputs, "image_size": 32} if outputs else None
 
 
 def load_runs(folders, log):

@@ -13,7 +13,8 @@ from .means import mean, paired_difference
 
 __all__ = ["Table", "Cost", "cost", "cost_of", "run_table", "configuration_table",
            "difference_table", "released_table", "val_name", "common_recipe", "find_baselines",
-           "to_markdown", "run_csv", "configuration_csv", "difference_csv", "depth_series"]
+           "to_markdown", "run_csv", "configuration_csv", "difference_csv", "depth_series",
+           "published_table", "size_series"]
 
 Table = namedtuple("Table", "title header rows notes")
 Table.__doc__ = """Cells as text. A header that begins with '<' is of a column flush left."""
@@ -284,6 +285,36 @@ def _difference_cells(difference):
     return f"{100 * value:+.2f}", f"{100 * (value - half):+.2f} to {100 * (value + half):+.2f}"
 
 
+def _accuracies(configuration):
+    """Of all its runs: the accuracies at the last epoch, and those at the best."""
+    return [configuration.values(lambda run, which=which: run.accuracy(which))
+            for which in ("last", "best")]
+
+
+def published_table(configurations, published):
+    """One row a configuration: accuracy at the last and at the best epoch, and the published.
+
+    Parameters
+    ----------
+    configurations : list of runs.Configuration
+    published : published.Published
+    """
+    runs = [run for configuration in configurations for run in configuration.runs]
+    val = val_name(runs)
+    header = ["<units", "<network", "<options", "parameters", "n", f"last: {val} accuracy %",
+              f"best: {val} accuracy %", "published: best"]
+    rows = []
+    for each in configurations:
+        size = cost(each.runs[0]).num_params
+        accuracy = published.points.get(each.units, {}).get(size)
+        rows.append([each.units, each.network, each.options, _whole([size]), str(len(each.runs)),
+                     *(_with_deviation(values, 100) for values in _accuracies(each)),
+                     "–" if accuracy is None else f"{accuracy:.1f}"])
+    return _without_empty_columns(Table("Beside the published accuracies", header, rows, [
+        "± is the sample standard deviation over n seeds.", _selection_note(runs),
+        f"published: {published.source}."]))
+
+
 def released_table(scored):
     """Released parameters, with what they are listed with and what was found.
 
@@ -376,6 +407,24 @@ def difference_csv(configurations, name):
     return _csv(header, [[each.network, each.units, each.options, _against(each, baseline),
                           last.count, *last[:2], *best[:2]]
                          for each, baseline, last, best in _differences(configurations, name)])
+
+
+def size_series(configurations):
+    """Accuracy by trained parameters, as `figures.draw_sizes` takes it.
+
+    Returns
+    -------
+    dict
+        (units, options) -> list of (trained parameters, `means.Mean` of the accuracy at the
+        last epoch, that at the best), by parameters; of configurations whose size is known.
+    """
+    series = {}
+    for each in configurations:
+        size = cost(each.runs[0]).num_params
+        if size is not None:
+            series.setdefault((each.units, each.options), []).append(
+                (size, *map(mean, _accuracies(each))))
+    return {name: sorted(points) for name, points in series.items()}
 
 
 def depth_series(configurations):

@@ -11,7 +11,7 @@ from common.files import read_json
 
 __all__ = ["NOT_COMPUTING", "positive_int", "natural", "positive_float", "non_negative",
            "fraction", "milestones", "names", "numbers", "Parser", "as_arguments",
-           "add_network_options", "add_cifar_network_options", "add_v1b_options",
+           "add_network_options", "add_cifar_network_options", "add_v1b_options", "datasets_help",
            "add_cifar_data_options", "add_described_data_options", "add_image_options",
            "add_training_options", "add_device_options", "add_worker_options", "add_run_options"]
 
@@ -280,7 +280,7 @@ def add_cifar_data_options(parser, dataset, known):
     """
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--dataset", default=dataset, metavar="NAME", help=f"one of {', '.join(known)}")
+    add("--dataset", default=dataset, metavar="NAME", help=datasets_help(known))
     add("--data-dir", metavar="DIR",
         help="folder of the official binary files (default: ~/.mxnet/datasets/<dataset>)")
     _add_data_url(add)
@@ -307,13 +307,18 @@ def add_described_data_options(parser, known, description=None):
     group = parser.add_argument_group("data", description)
     add = group.add_argument
     add("--dataset", metavar="NAME",
-        help=f"one of {', '.join(known)}, or imagenet for data like it (default: the described "
-             "one)")
+        help=f"{datasets_help(known)}; or imagenet for data like it (default: the described one)")
     add("--data-dir", metavar="DIR",
         help="folder of the official binary files, or of val/<class>/ (default: "
              "~/.mxnet/datasets/<dataset>)")
     _add_data_url(add)
     return group
+
+
+def datasets_help(known):
+    """What may follow --dataset."""
+    return (f"one of {', '.join(known)}; cifar100-coarse has the 20 superclasses, "
+            "cifar100-authors the same under the 100 outputs that the paper's authors trained")
 
 
 def _add_data_url(add):

@@ -19,7 +19,7 @@ def _file(tmp_path, content):
 
 
 def test_cells_are_every_combination_once_a_grid_seed_by_seed(tmp_path):
-    options, grids = read_grid(_file(tmp_path, {
+    options, grids, published = read_grid(_file(tmp_path, {
         "options": {"num-epochs": 2},
         "grids": [{"act_type": ["relu", "ChaATAC"], "seed": [0, 1]},
                   {"act-type": "relu", "blocks": 2, "seed": 0},
@@ -30,6 +30,7 @@ def test_cells_are_every_combination_once_a_grid_seed_by_seed(tmp_path):
         "g-relu-seed0", "g-ChaATAC-seed0", "g-relu-seed1", "g-ChaATAC-seed1", "g-relu-b2-seed0",
         "g-act-layers1-seed3", "g-act-layers1-SE-seed3"]
     assert cells[4].options == {"num_epochs": 2, "act_type": "relu", "blocks": 2, "seed": 0}
+    assert published is None
 
 
 @pytest.mark.parametrize("content, words", [
