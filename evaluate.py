@@ -243,13 +243,16 @@ def _open_data(options, described):
 
 def make_network(options, description, dataset, contexts):
     """The described network with the file's parameters, as the options want it run."""
+    from graph.fast_cpu import hybridize
+
     outputs = count_outputs(description) or dataset.outputs
     check_fits(options.params, description, outputs, dataset)
     net = load_network(options.params, description, outputs, contexts)
     if options.dtype != "float32":
         net.cast(options.dtype)
     if options.mode == "hybrid":
-        net.hybridize(static_alloc=True, static_shape=True)
+        size = dataset.image_size
+        hybridize(net, (options.batch_size, 3, size, size), contexts, options.dtype)
     return net
 
 

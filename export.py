@@ -262,7 +262,7 @@ def check(options, net, description, models, data):
 
     images, labels = test_images(data[1], options.limit_test)
     inputs = normalised(images, description)
-    candidates = [("MXNet float32", True, mxnet_runner(net), inputs)]
+    candidates = [("MXNet float32", True, mxnet_runner(net, inputs.shape), inputs)]
     for name, exact, run in onnx_runners(models):
         candidates.append((name, exact, run, images if options.with_normalisation else inputs))
     print(f"{len(images):,} test images of {data[0].title}; threads: {set_threads()}")
@@ -287,11 +287,13 @@ def test_images(batches, limit):
     return np.concatenate(images)[:limit], np.concatenate(labels)[:limit]
 
 
-def mxnet_runner(net):
-    """(N, 3, H, W) -> logits, by the network itself."""
-    from mxnet import nd
+def mxnet_runner(net, shape):
+    """(N, 3, H, W) -> logits, by the network itself; `shape` is that of a batch."""
+    from mxnet import cpu, nd
 
-    net.hybridize(static_alloc=True, static_shape=True)
+    from graph.fast_cpu import hybridize
+
+    hybridize(net, shape, [cpu()])
     return lambda batch: net(nd.array(batch)).asnumpy()
 
 

@@ -276,7 +276,8 @@ def make_networks(options, contexts, build):
     import mxnet as mx
     import numpy as np
 
-    from training.fusion import hybridize
+    from graph.fast_cpu import hybridize
+    from training.input_statistics import keep_input_statistics
 
     mx.random.seed(options.seed)
     np.random.seed(options.seed)
@@ -286,8 +287,9 @@ def make_networks(options, contexts, build):
     if options.summary:
         predictor.summary(mx.nd.zeros((1, 3, 32, 32), contexts[0]))
     if options.mode == "hybrid":
-        hybridize(net, (options.batch_size, 3, 32, 32), contexts)
-        predictor.hybridize(static_alloc=True, static_shape=True)
+        for each in (net, predictor):
+            hybridize(each, (options.batch_size, 3, 32, 32), contexts)
+    keep_input_statistics(net)
     return net, predictor
 
 

@@ -203,6 +203,7 @@ def load_teacher(options, classes, contexts):
     """The teacher: described by the JSON beside its file, else by its name alone."""
     from mxnet import nd
 
+    from graph.fast_cpu import hybridize
     from model.zoo import MODELS, load_weights
     from trained import load_network, read_description
 
@@ -226,7 +227,8 @@ def load_teacher(options, classes, contexts):
     if options.dtype != "float32":
         net.cast(options.dtype)
     if options.mode == "hybrid":
-        net.hybridize(static_alloc=True, static_shape=True)
+        hybridize(net, (options.batch_size, 3, options.input_size, options.input_size), contexts,
+                  options.dtype)
     return net
 
 

@@ -34,14 +34,16 @@ def _trained_step(batch_size, blocks, width):
     import numpy as np
 
     from benchmarks.networks import fixed_steps
+    from graph.fast_cpu import hybridize
     from model import get_model
-    from training.fusion import hybridize
+    from training.input_statistics import keep_input_statistics
 
     net = get_model("resnet_v2_cifar", activation="ChaATAC", blocks=blocks,
                     channels=[width * each for each in _CHANNELS])
     net.initialize(mx.init.Xavier())
     shape = (batch_size, 3, 32, 32)
     hybridize(net, shape, [mx.cpu()])
+    keep_input_statistics(net)
     images = np.random.default_rng(0).standard_normal(shape)
     return fixed_steps(net, images, np.arange(batch_size) % 10, _STEPS)
 

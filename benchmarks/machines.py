@@ -40,9 +40,10 @@ def work(options):
     import mxnet as mx
     import numpy as np
 
+    from graph.fast_cpu import hybridize
     from model.zoo import get_model
     from training.epoch import Normalize, Step
-    from training.fusion import hybridize
+    from training.input_statistics import keep_input_statistics
     from training.objective import Objective
     from training.workers import connect
 
@@ -53,6 +54,7 @@ def work(options):
                     **_NETWORKS[options.network])
     net.initialize()
     hybridize(net, (options.batch_size, 3, 32, 32), contexts)
+    keep_input_statistics(net)
     trainer = mx.gluon.Trainer(net.collect_params(), "nag", {"learning_rate": 0.01},
                                kvstore=workers.kvstore, update_on_kvstore=False)
     workers.start(trainer)

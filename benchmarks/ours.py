@@ -11,8 +11,9 @@ from benchmarks.networks import build, fixed_steps, make_trainer, random_images 
 from common.progress import Progress  # noqa: E402
 from data import get_dataset  # noqa: E402
 from data.batches import Batches  # noqa: E402
+from graph.fast_cpu import hybridize  # noqa: E402
 from training.epoch import Normalize, Step, Totals, train_epoch  # noqa: E402
-from training.fusion import hybridize  # noqa: E402
+from training.input_statistics import keep_input_statistics  # noqa: E402
 from training.objective import Objective  # noqa: E402
 
 __all__ = ["prepare"]
@@ -34,6 +35,7 @@ def _trained(workload):
     net, num_params = build(workload)
     size = workload.image_size
     hybridize(net, (workload.batch_size, 3, size, size), [mx.cpu()])
+    keep_input_statistics(net)
     return net, num_params
 
 
@@ -57,8 +59,8 @@ def _step(workload, _):
 
 def _inference(workload, _):
     net, num_params = build(workload)
-    net.hybridize(static_alloc=True, static_shape=True)
     images, _ = random_images(workload)
+    hybridize(net, images.shape, [mx.cpu()])
 
     def run():
         for _ in range(workload.steps):

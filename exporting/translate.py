@@ -37,7 +37,7 @@ _BINARY = {
     **dict.fromkeys(("elemwise_sub", "broadcast_sub", "_minus_scalar"), ("Sub", operator.sub)),
     **dict.fromkeys(("elemwise_mul", "broadcast_mul", "_mul_scalar"), ("Mul", operator.mul)),
     **dict.fromkeys(("elemwise_div", "broadcast_div", "_div_scalar"), ("Div", operator.truediv)),
-    **dict.fromkeys(("_maximum", "broadcast_maximum"), ("Max", max)),
+    **dict.fromkeys(("_maximum", "broadcast_maximum", "_maximum_scalar"), ("Max", max)),
 }
 _UNARY = ("Activation", "exp", "sigmoid", "tanh", "relu", "BlockGrad", "_copy", "identity")
 

@@ -13,6 +13,7 @@ import ast
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,7 +22,7 @@ import numpy as np
 from common.errors import FileError, UserError
 from common.files import open_file, replacing
 
-__all__ = ["Graph", "GraphError", "Node", "trace", "from_symbol", "save", "load"]
+__all__ = ["Graph", "GraphError", "Node", "trace", "from_symbol", "compute", "save", "load"]
 
 # Nodes that compute nothing.
 _VARIABLES = ("input", "parameter", "state")
@@ -175,13 +176,13 @@ class Graph:
         import model.mxnet_compat  # noqa: F401  (comes before mxnet)
         import mxnet as mx
 
-        names, numbers, used, rows = names or {}, {}, set(), []
+        names, numbers, used, rows = names or {}, {}, Counter(), []
         for number, node in enumerate(self.nodes):
             numbers[node] = number
             name = names.get(node.name, node.name) if node.is_variable else node.name
-            while name in used:
-                name += "_"
-            used.add(name)
+            used[name] += 1
+            if used[name] > 1:
+                name = f"{name}_again{used[name]}"
             attrs = {key: str(value) for key, value in node.attrs.items()}
             if node.is_variable:
                 attrs = {}
@@ -275,8 +276,7 @@ def from_symbol(symbol, image_shape, parameters=None, input_name="data"):
         if row.get("subgraphs"):
             raise GraphError(f"{row['op']} ({row['name']}) is control flow, of which no graph "
                              "can be made")
-        op, name, attrs = row["op"], row["name"], row.get("attrs", {})
-        attrs = {key: _parse(value) for key, value in attrs.items() if not key.startswith("__")}
+        op, name, attrs = row["op"], row["name"], _attributes(row)
         if op == "null":
             op = ("input" if name == input_name else "state" if name in states else "parameter")
             name, trained = known.get(name, (name, True))
@@ -284,6 +284,11 @@ def from_symbol(symbol, image_shape, parameters=None, input_name="data"):
         nodes.append(Node(op, name, tuple((nodes[i], k) for i, k, *_ in row["inputs"]), attrs))
     _infer(symbol, nodes, image_shape, input_name)
     return Graph((nodes[i], k) for i, k, *_ in content["heads"])
+
+
+def _attributes(row):
+    return {key: _parse(text) for key, text in row.get("attrs", {}).items()
+            if not key.startswith("__")}
 
 
 def _parse(text):
@@ -296,6 +301,39 @@ def _parse(text):
 
 def _frozen(value):
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def compute(name, function, *entries):
+    """What ``function(F, *symbols)`` computes of entries; for what a rule inserts.
+
+    Parameters
+    ----------
+    name : str
+        With which the inserted nodes' names begin.
+    function : callable
+        Written as a Gluon block's ``hybrid_forward`` is; returns one output.
+    *entries : (Node, int)
+        What it is called with.
+
+    Returns
+    -------
+    (Node, int)
+    """
+    import mxnet as mx
+
+    with mx.name.Prefix(f"{name}_"):
+        symbol = function(mx.sym, *(mx.sym.var(str(k)) for k in range(len(entries))))
+    content = json.loads(symbol.tojson())
+    nodes = []
+
+    def entry(number, output):
+        row = content["nodes"][number]
+        return entries[int(row["name"])] if row["op"] == "null" else (nodes[number], output)
+
+    for row in content["nodes"]:
+        inputs = tuple(entry(number, k) for number, k, *_ in row["inputs"])
+        nodes.append(Node(row["op"], row["name"], inputs, _attributes(row)))
+    return entry(*content["heads"][0][:2])
 
 
 def _infer(symbol, nodes, image_shape, input_name="data"):

@@ -17,8 +17,8 @@ from numbers import Integral
 
 from mxnet.gluon import nn
 
+from .layers import Gated
 from .registry import Registry
-from .statistics import position_mean, spread_channels
 
 __all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "xUnitS", "Mish", "ACTIVATIONS",
            "get_activation", "list_activations"]
@@ -95,32 +95,13 @@ def _pointwise(in_channels, channels):
     return nn.Conv2D(channels, kernel_size=1, use_bias=False, in_channels=in_channels)
 
 
-def _depthwise(channels, kernel_size, dilation, conv=nn.Conv2D):
-    return conv(channels, kernel_size, padding=same_padding(kernel_size, dilation),
-                dilation=dilation, groups=channels, use_bias=False, in_channels=channels)
+def _depthwise(channels, kernel_size, dilation=1):
+    return nn.Conv2D(channels, kernel_size, padding=same_padding(kernel_size, dilation),
+                     dilation=dilation, groups=channels, use_bias=False, in_channels=channels)
 
 
-class _PositionMean(nn.HybridBlock):
-    """(N, C, H, W) -> (N, C, 1, 1)."""
-
-    def hybrid_forward(self, F, x):
-        return position_mean(F, x)
-
-
-def _plain(F, x):
-    """x (N, C, H, W) in the plain memory layout: on a CPU, a copy out of oneDNN's blocks."""
-    return F.reshape(x, shape=(0, 0, 0, 0))
-
-
-class _PlainConv2D(nn.Conv2D):
-    """A convolution whose output has the plain layout."""
-
-    def hybrid_forward(self, F, x, weight, bias=None):
-        return _plain(F, super().hybrid_forward(F, x, weight, bias))
-
-
-class _Gated(nn.HybridBlock):
-    """y = x * sigmoid(module(x)), the gate of the input's own shape."""
+class _SigmoidGated(Gated):
+    """y = x * sigmoid(module(x))."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -128,18 +109,12 @@ class _Gated(nn.HybridBlock):
             self.module = nn.HybridSequential(prefix="")
 
     def gate(self, F, x):
-        """The gate, in (0, 1), of x (N, C, H, W); of the same shape."""
-        # F.Activation, not F.sigmoid: only the former runs in oneDNN on a CPU. Of a plain map,
-        # because the product works in that layout alone, forward and backward.
-        return F.Activation(_plain(F, self.module(x)), act_type="sigmoid")
-
-    def hybrid_forward(self, F, x):
-        # Same shape: the element-wise product, whose backward has no reduction.
-        return F.elemwise_mul(self.gate(F, x), x)
+        """The gate, in (0, 1), of x (N, C, H, W); of the same shape, or (N, C, 1, 1)."""
+        return F.sigmoid(self.module(x))
 
 
 @ACTIVATIONS.register("ChaATAC")
-class ChaATAC(_Gated):
+class ChaATAC(_SigmoidGated):
     r"""Channel-wise attentional activation.
 
     .. math:: y = x \cdot \sigma(BN(W_2\, relu(BN(W_1 x))))
@@ -170,10 +145,9 @@ class ChaATAC(_Gated):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
         norm_kwargs = norm_kwargs or {}
-        self._use_global = use_global
         with self.module.name_scope():
             if use_global:
-                self.module.add(_PositionMean())
+                self.module.add(nn.GlobalAvgPool2D())
             self.module.add(_pointwise(channels, inter_channels),
                             norm_layer(in_channels=inter_channels, **norm_kwargs))
             if use_relu:
@@ -181,14 +155,9 @@ class ChaATAC(_Gated):
             self.module.add(_pointwise(inter_channels, channels),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
-    def hybrid_forward(self, F, x):
-        if not self._use_global:
-            return super().hybrid_forward(F, x)
-        return F.elemwise_mul(x, spread_channels(F, x, self.gate(F, x)))
-
 
 @ACTIVATIONS.register("SpaATAC")
-class SpaATAC(_Gated):
+class SpaATAC(_SigmoidGated):
     r"""Spatial attentional activation: each channel's gate looks at its own surroundings.
 
     .. math:: y = x \cdot \sigma(BN(D_2\, relu(BN(D_1 x))))
@@ -228,7 +197,7 @@ class SpaATAC(_Gated):
 
 
 @ACTIVATIONS.register("SeqATAC")
-class SeqATAC(_Gated):
+class SeqATAC(_SigmoidGated):
     r"""Spatial, then channel context in one gate.
 
     .. math:: y = x \cdot \sigma(BN(W_2\, relu(BN(W_1\, BN(D x)))))
@@ -261,10 +230,7 @@ class SeqATAC(_Gated):
         inter_channels = hidden_channels(channels, reduction)
         norm_kwargs = norm_kwargs or {}
         with self.module.name_scope():
-            # Plain: a narrower convolution's gradient comes in blocks of another size than the
-            # normalisation's data, and oneDNN's backward pass is then 100 times slower. Plain
-            # data is fitted to the gradient.
-            self.module.add(_depthwise(channels, kernel_size, dilation, _PlainConv2D),
+            self.module.add(_depthwise(channels, kernel_size, dilation),
                             norm_layer(in_channels=channels, **norm_kwargs),
                             _pointwise(channels, inter_channels),
                             norm_layer(in_channels=inter_channels, **norm_kwargs))
@@ -277,12 +243,12 @@ class SeqATAC(_Gated):
 # The gates of xUnit: what turns the spatial response z into a weight in (0, 1].
 _XUNIT_GATES = {
     "gaussian": lambda F, z: F.exp(-F.square(z)),
-    "sigmoid": lambda F, z: F.Activation(z, act_type="sigmoid"),
+    "sigmoid": lambda F, z: F.sigmoid(z),
 }
 
 
 @ACTIVATIONS.register("xUnit")
-class xUnit(nn.HybridBlock):  # noqa: N801  (the published name)
+class xUnit(Gated):  # noqa: N801  (the published name)
     r"""Spatial activation of Kligvasser et al.
 
     .. math:: y = x \cdot \exp(-z^2), \quad z = BN(D\, relu(BN(x)))
@@ -317,19 +283,16 @@ class xUnit(nn.HybridBlock):  # noqa: N801  (the published name)
             self.module = nn.HybridSequential(prefix="")
             self.module.add(norm_layer(in_channels=channels, **norm_kwargs),
                             nn.Activation("relu"),
-                            _depthwise(channels, kernel_size, 1),
+                            _depthwise(channels, kernel_size),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
     def gate(self, F, x):
         """The gate, in (0, 1], of x (N, C, H, W); of the same shape."""
         return self._to_gate(F, self.module(x))
 
-    def hybrid_forward(self, F, x):
-        return F.elemwise_mul(x, self.gate(F, x))
-
 
 @ACTIVATIONS.register("xUnitS")
-class xUnitS(_Gated):  # noqa: N801  (the published name)
+class xUnitS(_SigmoidGated):  # noqa: N801  (the published name)
     r"""The slim xUnit: what the ATAC paper's xUnit is, by its count of parameters.
 
     .. math:: y = x \cdot \sigma(BN(D x + b))
@@ -379,33 +342,7 @@ _register_gluon("prelu", nn.PReLU)
 _register_gluon("elu", nn.ELU)
 _register_gluon("selu", nn.SELU)
 _register_gluon("gelu", nn.GELU)
-
-
-@ACTIVATIONS.register("swish")
-class Swish(nn.HybridBlock):
-    r"""The self-gated activation :math:`y = x \cdot \sigma(\beta x)`.
-
-    P. Ramachandran, B. Zoph, Q. V. Le: Searching for Activation Functions, 2017,
-    https://arxiv.org/abs/1710.05941. Gluon's own takes a sigmoid that is slow on a CPU.
-
-    Parameters
-    ----------
-    channels : int
-        Taken and ignored.
-    beta : float, default 1
-        Steepness of the gate.
-
-    Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
-    """
-
-    def __init__(self, channels, beta=1.0, **kwargs):
-        super().__init__(**kwargs)
-        check_positive(channels=channels)
-        self._beta = beta
-
-    def hybrid_forward(self, F, x):
-        x = _plain(F, x)
-        return F.elemwise_mul(F.Activation(self._beta * x, act_type="sigmoid"), x)
+_register_gluon("swish", nn.Swish)
 
 
 @ACTIVATIONS.register("mish")

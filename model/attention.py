@@ -22,17 +22,8 @@ import math
 from mxnet.gluon import nn
 
 from .activation import ChaATAC, check_positive, hidden_channels, same_padding
+from .layers import Gated
 from .registry import Registry
-from .statistics import (
-    channel_max,
-    channel_mean,
-    channel_variance,
-    position_max,
-    position_mean,
-    position_variance,
-    spread_channels,
-    spread_positions,
-)
 
 __all__ = ["SE", "ChannelAttention", "SpatialAttention", "CBAM", "MVAM", "ZAM", "GE", "ECA",
            "BAM", "ATTENTIONS", "get_attention", "list_attentions", "translate_reference_key"]
@@ -97,8 +88,45 @@ def _check_choice(option, value, choices):
         raise ValueError(f"{option} must be one of {', '.join(map(str, choices))}, not {value!r}")
 
 
-_POSITION_STATISTICS = {"mean": position_mean, "max": position_max, "var": position_variance}
-_CHANNEL_STATISTICS = {"mean": channel_mean, "max": channel_max, "var": channel_variance}
+# ---- statistics over positions: (N, C, H, W) -> (N, C, 1, 1) ----
+
+def _position_mean(F, x):
+    return F.mean(x, axis=(2, 3), keepdims=True)
+
+
+def _position_max(F, x):
+    # Of equal maxima the first gets the gradient.
+    return F.Pooling(x, global_pool=True, pool_type="max")
+
+
+def _position_variance(F, x):
+    """Unbiased variance; 0 on a map of a single position."""
+    variance = _position_mean(F, F.square(F.broadcast_sub(x, _position_mean(F, x))))
+    one_channel = F.slice_axis(x, axis=1, begin=0, end=1)
+    positions = F.sum(F.ones_like(one_channel), axis=(2, 3), keepdims=True)  # (N, 1, 1, 1)
+    return F.broadcast_mul(variance, positions / F.maximum(positions - 1, 1))
+
+
+# ---- statistics over C channels: (N, C, H, W) -> (N, 1, H, W) ----
+
+def _channel_mean(F, x, channels):
+    return F.mean(x, axis=1, keepdims=True)
+
+
+def _channel_max(F, x, channels):
+    # Of equal maxima the first gets the gradient.
+    return F.pick(x, F.argmax(x, axis=1), axis=1, keepdims=True)
+
+
+def _channel_variance(F, x, channels):
+    """Unbiased variance; 0 for a single channel."""
+    mean = F.mean(x, axis=1, keepdims=True)
+    variance = F.mean(F.square(F.broadcast_sub(x, mean)), axis=1, keepdims=True)
+    return variance * (channels / max(channels - 1, 1))
+
+
+_POSITION_STATISTICS = {"mean": _position_mean, "max": _position_max, "var": _position_variance}
+_CHANNEL_STATISTICS = {"mean": _channel_mean, "max": _channel_max, "var": _channel_variance}
 
 
 def _check_statistics(statistics, known):
@@ -110,34 +138,8 @@ def _check_statistics(statistics, known):
     return statistics
 
 
-class ChannelGated(nn.HybridBlock):
-    """y = x * gate(x) with a channel map, (N, C, 1, 1); a subclass says which."""
-
-    spread = staticmethod(spread_channels)
-
-    def gate(self, F, x):
-        """The channel map (N, C, 1, 1), in (0, 1), of x (N, C, H, W)."""
-        raise NotImplementedError
-
-    def hybrid_forward(self, F, x):
-        return F.elemwise_mul(x, self.spread(F, x, self.gate(F, x)))
-
-
-class SpatiallyGated(nn.HybridBlock):
-    """y = x * gate(x) with a spatial map, (N, 1, H, W); a subclass says which."""
-
-    spread = staticmethod(spread_positions)
-
-    def gate(self, F, x):
-        """The spatial map (N, 1, H, W), in (0, 1), of x (N, C, H, W)."""
-        raise NotImplementedError
-
-    def hybrid_forward(self, F, x):
-        return F.elemwise_mul(x, self.spread(F, x, self.gate(F, x)))
-
-
 @ATTENTIONS.register("ChannelAttention")
-class ChannelAttention(ChannelGated):
+class ChannelAttention(Gated):
     r"""The channel half of CBAM and, with other statistics, of MVAM.
 
     .. math:: y = x \cdot \sigma\Big(\sum_s W_2\, relu(W_1 s(x) + b_1) + b_2\Big)
@@ -171,15 +173,13 @@ class ChannelAttention(ChannelGated):
 
     def gate(self, F, x):
         """The channel map (N, C, 1, 1), in (0, 1), of x (N, C, H, W)."""
-        logit = 0
-        for statistic in self._statistics:
-            hidden = self.fc1(_POSITION_STATISTICS[statistic](F, x))   # (N, C / r)
-            logit = self.fc2(F.Activation(hidden, act_type="relu")) + logit
-        return F.reshape(F.Activation(logit, act_type="sigmoid"), shape=(0, 0, 1, 1))
+        statistics = (_POSITION_STATISTICS[name](F, x) for name in self._statistics)
+        first, *others = (self.fc2(F.relu(self.fc1(s))) for s in statistics)   # (N, C) each
+        return F.reshape(F.sigmoid(sum(others, first)), shape=(0, 0, 1, 1))
 
 
 @ATTENTIONS.register("SpatialAttention")
-class SpatialAttention(SpatiallyGated):
+class SpatialAttention(Gated):
     r"""The spatial half of CBAM and, with other statistics, of MVAM.
 
     .. math:: y = x \cdot \sigma(W [s_1(x), s_2(x)])
@@ -226,7 +226,7 @@ class SpatialAttention(SpatiallyGated):
         logit = self.conv(F.concat(*maps, dim=1))
         if self.norm is not None:
             logit = self.norm(logit)
-        return F.Activation(logit, act_type="sigmoid")
+        return F.sigmoid(logit)
 
 
 _ORDERS = ("channel-spatial", "spatial-channel")
@@ -322,20 +322,18 @@ class MVAM(CBAM):
                          ("mean", "var"), spatial_bias, **kwargs)
 
 
-class _PlainChannelGate(ChannelGated):
+class _ParameterFreeChannelGate(Gated):
     def gate(self, F, x):
-        return F.Activation(position_mean(F, x) + position_max(F, x), act_type="sigmoid")
+        return F.sigmoid(_position_mean(F, x) + _position_max(F, x))
 
 
-class _PlainSpatialGate(SpatiallyGated):
+class _ParameterFreeSpatialGate(Gated):
     def __init__(self, channels, **kwargs):
         super().__init__(**kwargs)
         self._channels = channels
 
     def gate(self, F, x):
-        mean, largest = (_CHANNEL_STATISTICS[name](F, x, self._channels)
-                         for name in ("mean", "max"))
-        return F.Activation(mean + largest, act_type="sigmoid")
+        return F.sigmoid(_channel_mean(F, x, self._channels) + _channel_max(F, x, self._channels))
 
 
 @ATTENTIONS.register("ZAM")
@@ -363,8 +361,8 @@ class ZAM(_TwoHalves):
         check_positive(channels=channels)
         self._skip = skip
         with self.name_scope():
-            self.channel = _PlainChannelGate()
-            self.spatial = _PlainSpatialGate(channels)
+            self.channel = _ParameterFreeChannelGate()
+            self.spatial = _ParameterFreeSpatialGate(channels)
 
     def hybrid_forward(self, F, x):
         halves = (self.channel, self.spatial)
@@ -398,7 +396,7 @@ class SE(ChannelAttention):
 
 
 @ATTENTIONS.register("ECA")
-class ECA(ChannelGated):
+class ECA(Gated):
     r"""Efficient channel attention: each channel's gate looks at its k neighbours.
 
     .. math:: y = x \cdot \sigma(w * mean(x)), \quad
@@ -431,9 +429,9 @@ class ECA(ChannelGated):
 
     def gate(self, F, x):
         """The channel map (N, C, 1, 1), in (0, 1), of x (N, C, H, W)."""
-        row = F.expand_dims(F.reshape(position_mean(F, x), shape=(0, -1)), axis=1)  # (N, 1, C)
+        row = F.expand_dims(F.mean(x, axis=(2, 3)), axis=1)  # (N, 1, C)
         logit = F.reshape(self.conv(row), shape=(0, -1, 1, 1))
-        return F.Activation(logit, act_type="sigmoid")
+        return F.sigmoid(logit)
 
 
 _VARIANTS = ("theta-", "theta", "theta+")
@@ -441,7 +439,7 @@ _EXTENTS = ("global", 2, 4, 8)
 
 
 @ATTENTIONS.register("GE")
-class GE(nn.HybridBlock):
+class GE(Gated):
     r"""Gather-excite.
 
     .. math:: y = x \cdot \sigma(upsample(excite(gather(x))))
@@ -511,21 +509,15 @@ class GE(nn.HybridBlock):
 
     def gate(self, F, x):
         """The gate, in (0, 1), of x (N, C, H, W): (N, C, 1, 1), or x's shape if local."""
-        start = position_mean(F, x) if self._takes_mean else x
+        start = _position_mean(F, x) if self._takes_mean else x
         logit = self.gather(start)                                     # (N, C, H / e, W / e)
         if self.excite is not None:
             logit = self.excite(logit)
-        gate = F.Activation(logit, act_type="sigmoid")
+        gate = F.sigmoid(logit)
         if self._extent == "global":
             return gate
         gate = F.UpSampling(gate, scale=self._extent, sample_type="nearest")
         return F.slice_like(gate, x, axes=(2, 3))
-
-    def hybrid_forward(self, F, x):
-        gate = self.gate(F, x)
-        if self._extent == "global":
-            gate = spread_channels(F, x, gate)
-        return F.elemwise_mul(x, gate)
 
 
 def _depthwise(channels, kernel_size, stride=1, padding=0):
@@ -599,12 +591,10 @@ class BAM(nn.HybridBlock):
 
     def gate(self, F, x):
         """The gate (N, C, H, W), in (0, 1), of x (N, C, H, W)."""
-        logit = (spread_channels(F, x, self.channel(position_mean(F, x)))
-                 + spread_positions(F, x, self.spatial(x)))
-        return F.Activation(logit, act_type="sigmoid")
+        return F.sigmoid(F.broadcast_add(self.channel(_position_mean(F, x)), self.spatial(x)))
 
     def hybrid_forward(self, F, x):
-        return x + F.elemwise_mul(x, self.gate(F, x))
+        return x + x * self.gate(F, x)
 
 
 # The paper's micro-against-macro ablation: the activation's local gate, after the block.

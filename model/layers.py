@@ -1,7 +1,7 @@
-"""Small layers that the hosts share."""
+"""Small layers that units and hosts share."""
 from mxnet.gluon import nn
 
-__all__ = ["GlobalMean", "conv1x1", "conv3x3"]
+__all__ = ["Gated", "GlobalMean", "conv1x1", "conv3x3"]
 
 
 def conv1x1(in_channels, channels, stride=1):
@@ -16,11 +16,19 @@ def conv3x3(in_channels, channels, stride=1):
                      in_channels=in_channels)
 
 
-class GlobalMean(nn.HybridBlock):
-    """Mean over all positions: (N, C, H, W) -> (N, C).
+class Gated(nn.HybridBlock):
+    """y = x * gate(x), of x's shape; a subclass says what the gate is."""
 
-    As `nn.GlobalAvgPool2D` and `nn.Flatten`, but its backward pass is a broadcast.
-    """
+    def gate(self, F, x):
+        """The gate of x (N, C, H, W): of its shape, (N, C, 1, 1) or (N, 1, H, W)."""
+        raise NotImplementedError
+
+    def hybrid_forward(self, F, x):
+        return F.broadcast_mul(x, self.gate(F, x))
+
+
+class GlobalMean(nn.HybridBlock):
+    """Mean over all positions: (N, C, H, W) -> (N, C)."""
 
     def hybrid_forward(self, F, x):
         return F.mean(x, axis=(2, 3))

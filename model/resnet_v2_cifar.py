@@ -4,7 +4,6 @@ K. He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603
 in the shape that Dai et al., Attention as Activation (arXiv 2007.07729, section IV) use:
 three stages of b blocks each, channels 16-16-32-64. "ResNet-20" is b = 3.
 """
-from mxnet import autograd, nd
 from mxnet.gluon import nn
 
 from .activation import ACTIVATIONS, check_positive, check_rate
@@ -32,27 +31,6 @@ class InputNorm(nn.BatchNorm):
 
     def __init__(self, **kwargs):
         super().__init__(scale=False, center=False, **kwargs)
-
-    def update_statistics(self, x):
-        """Move the running statistics towards those of the batch `x` (N, C, H, W).
-
-        On a CPU, MXNet updates them in BatchNorm's backward pass, which never runs here:
-        nothing at or below this layer asks for a gradient, unless `x` itself does. Left at
-        mean 0 and variance 1 they would scale the input differently in prediction than in
-        training. A GPU (cuDNN) updates them in the forward pass.
-        """
-        if x.context.device_type != "cpu" or x.grad is not None:
-            return
-        gamma, beta, running_mean, running_var = (
-            parameter.data(x.context)
-            for parameter in (self.gamma, self.beta, self.running_mean, self.running_var))
-        momentum, epsilon = self._kwargs["momentum"], self._kwargs["eps"]
-        with autograd.pause(train_mode=True):
-            _, mean, inverse_std = nd.BatchNorm(x, gamma, beta, running_mean, running_var,
-                                                output_mean_var=True, **self._kwargs)
-        variance = 1 / nd.square(inverse_std) - epsilon
-        running_mean[:] = momentum * running_mean + (1 - momentum) * mean
-        running_var[:] = momentum * running_var + (1 - momentum) * variance
 
 
 class PreActBlock(nn.HybridBlock):
@@ -172,13 +150,6 @@ class ResNetV2CIFAR(nn.HybridBlock):
                 stage.add(PreActBlock(channels if i else in_channels, channels,
                                       1 if i else stride, act_layer, attn_layer))
         return stage
-
-    def forward(self, x, *args):
-        # Runs at each call of the network, hybridized or not; hybrid_forward does not.
-        if isinstance(x, nd.NDArray) and autograd.is_training():
-            with autograd.pause():
-                self.features[0].update_statistics(x)
-        return super().forward(x, *args)
 
     def hybrid_forward(self, F, x):
         return self.output(self.features(x))

@@ -17,7 +17,6 @@ from mxnet import nd
 from mxnet.gluon import nn
 
 from .attention import CBAM, ChannelAttention, SpatialAttention
-from .statistics import ones_per_channel, ones_per_position
 
 __all__ = ["SEARCHED", "OPERATIONS", "KINDS", "SearchableAttention", "ParallelAttention",
            "searchable_units", "architecture_parameters", "operation_weights", "freeze",
@@ -57,14 +56,23 @@ def _halves(channels, kind, reduction, kernel_size, use_bias, spatial_bias):
             SpatialAttention(channels, kernel_size, statistics, spatial_bias, prefix="spatial_"))
 
 
+def _ones(F, x):
+    """Ones for each channel of x (N, C, H, W), (N, C, 1), and each position, (N, 1, H W)."""
+    corner = F.slice_axis(F.slice_axis(x, axis=2, begin=0, end=1), axis=3, begin=0, end=1)
+    one_channel = F.slice_axis(x, axis=1, begin=0, end=1)
+    return (F.reshape(F.ones_like(corner), shape=(0, 0, -1)),
+            F.reshape(F.ones_like(one_channel), shape=(0, 0, -1)))
+
+
 class SearchableAttention(nn.HybridBlock):
     r"""All operations at once, weighted by p = softmax(alpha).
 
     .. math:: y = p_0 x + p_1 SA(CA(x)) + p_2 CA(SA(x)) + p_3 CA(x) + p_4 SA(x)
 
-    CA and SA are one shared unit each and multiply their input by their map. So all terms
-    multiply x, and their sum is computed as one gate: a sum of outer products of vectors over
-    channels, (N, C, 1), and over positions, (N, 1, H W).
+    CA and SA are one shared unit each and multiply their input by their map. So all five terms
+    multiply x, by maps that are outer products of a vector over channels, (N, C, 1), and one
+    over positions, (N, 1, H W). Their sum is therefore one gate, a single product of matrices,
+    and x is multiplied once.
 
     The network's own weights and `alpha` have separate optimizers: see
     `architecture_parameters`.
@@ -122,7 +130,7 @@ class SearchableAttention(nn.HybridBlock):
     def hybrid_forward(self, F, x, alpha):
         parts = F.split(F.reshape(F.softmax(alpha), shape=(1, 1, -1)), num_outputs=5, axis=2)
         p = {name: part for name, part in zip(SEARCHED, parts) if name in self._kept}
-        channels, positions = ones_per_channel(F, x), ones_per_position(F, x)
+        channels, positions = _ones(F, x)
         columns, rows = [], []
         if "identity" in p:
             columns.append(F.broadcast_mul(channels, p["identity"]))
@@ -130,29 +138,28 @@ class SearchableAttention(nn.HybridBlock):
         if "CA" in p or "CA(+)SA" in p:
             gate = self.channel.gate(F, x)
             columns.append(F.reshape(gate, shape=(0, 0, -1)))
-            rows.append(self._after(F, x, gate, self.channel, self.spatial, positions,
+            rows.append(self._after(F, x, gate, self.spatial, positions,
                                     p.get("CA"), p.get("CA(+)SA")))
         if "SA" in p or "SA(+)CA" in p:
             gate = self.spatial.gate(F, x)
             rows.append(F.reshape(gate, shape=(0, 0, -1)))
-            columns.append(self._after(F, x, gate, self.spatial, self.channel, channels,
+            columns.append(self._after(F, x, gate, self.channel, channels,
                                        p.get("SA"), p.get("SA(+)CA")))
         gate = F.batch_dot(F.concat(*columns, dim=2), F.concat(*rows, dim=1))
-        return F.elemwise_mul(x, F.reshape_like(gate, x))
+        return x * F.reshape_like(gate, x)
 
     @staticmethod
-    def _after(F, x, gate, first, second, ones, alone, both):
-        """What multiplies first(x) in the sum: p_alone + p_both second.gate(first(x)).
+    def _after(F, x, gate, second, ones, alone, both):
+        """What multiplies first(x) = x * gate in the sum: p_alone + p_both second.gate(first(x)).
 
-        `gate` is first.gate(x); `ones` has the shape of the result, a vector over channels
-        or over positions; a weight that is None is left out.
+        `ones` has the shape of the result, a vector over channels or over positions; a weight
+        that is None is left out.
         """
         terms = []
         if alone is not None:
             terms.append(F.broadcast_mul(ones, alone))
         if both is not None:
-            out = F.elemwise_mul(x, first.spread(F, x, gate))
-            second_gate = F.reshape(second.gate(F, out), shape=(0, 0, -1))
+            second_gate = F.reshape(second.gate(F, F.broadcast_mul(x, gate)), shape=(0, 0, -1))
             terms.append(F.broadcast_mul(second_gate, both))
         return sum(terms[1:], terms[0])
 

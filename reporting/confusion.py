@@ -6,6 +6,8 @@ from trained import check_fits, count_outputs
 
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
 
+_BATCH = 128
+
 
 def evaluate_run(run, data_dir, contexts, datasets):
     """Confusion matrix of a run's best.params on the test images of its data set.
@@ -33,6 +35,7 @@ def evaluate_run(run, data_dir, contexts, datasets):
     """
     from data import get_dataset
     from data.batches import Batches
+    from graph.fast_cpu import hybridize
     from model.zoo import build, load_weights
     from training.epoch import Normalize
 
@@ -52,10 +55,10 @@ def evaluate_run(run, data_dir, contexts, datasets):
         load_weights(net, str(path), contexts)
     except (ValueError, TypeError) as error:
         raise UserError(f"no confusion matrix of {run.name}: {error}") from None
-    net.hybridize(static_alloc=True, static_shape=True)
+    hybridize(net, (_BATCH, 3, dataset.image_size, dataset.image_size), contexts)
     source = run.description.get("dataset") or {}
     normalize = Normalize(source.get("mean", dataset.mean), source.get("std", dataset.std))
-    matrix = confusion_matrix(net, Batches(dataset.test, 128, train=False), normalize,
+    matrix = confusion_matrix(net, Batches(dataset.test, _BATCH, train=False), normalize,
                               contexts[0], dataset.classes)
     return matrix, [*dataset.class_names, "no class"][:matrix.shape[1]]
 

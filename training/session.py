@@ -18,13 +18,14 @@ from common.errors import UserError
 from common.files import read_json, write_json
 from common.params import ParamsError, check_params
 from common.progress import format_seconds
+from graph.fast_cpu import hybridize
 from machines.client import get_client
 
 from .device import select_contexts
 from .epoch import Normalize
 from .fit import Fit, FitOptions, evaluate_together
-from .fusion import hybridize
 from .history import close_log, open_log, silent_log
+from .input_statistics import keep_input_statistics
 from .loop import SaveFailed
 from .objective import Objective
 from .options import NOT_COMPUTING
@@ -345,8 +346,9 @@ def _make_networks(options, recipe, description, dataset, contexts):
         predictor.cast(options.dtype)
     if options.mode == "hybrid":
         size = dataset.image_size
-        hybridize(net, (options.batch_size, 3, size, size), contexts, options.dtype)
-        predictor.hybridize(static_alloc=True, static_shape=True)
+        for each in (net, predictor):
+            hybridize(each, (options.batch_size, 3, size, size), contexts, options.dtype)
+    keep_input_statistics(net)
     return net, predictor
 
 

@@ -67,42 +67,6 @@ def test_exported_is_reimported(tmp_path):
     units.check_exported(units.initialized(net), (2, 3, 32, 32), tmp_path)
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["imperative", "static"])
-def test_input_statistics_follow_the_batches(static):
-    """Without care they would stay at 0 and 1 on a CPU, and prediction differ from training."""
-    net = model.get_model("resnet_v2_cifar", blocks=1)
-    net.initialize(mx.init.MSRAPrelu())
-    if static:
-        net.hybridize(static_alloc=True, static_shape=True)
-    x = units.image((16, 3, 32, 32)) * 2 + 3
-    for _ in range(2):
-        with autograd.record():
-            out = net(x)
-        out.backward()
-    batch = x.asnumpy().astype(np.float64)
-    mean, variance = batch.mean(axis=(0, 2, 3)), batch.var(axis=(0, 2, 3))
-    norm = net.features[0]
-    np.testing.assert_allclose(norm.running_mean.data().asnumpy(), 0.19 * mean, rtol=1e-4)
-    np.testing.assert_allclose(norm.running_var.data().asnumpy(), 0.81 + 0.19 * variance,
-                               rtol=1e-4)
-    before = norm.running_mean.data().asnumpy()
-    net(x)
-    np.testing.assert_array_equal(norm.running_mean.data().asnumpy(), before)
-
-
-def test_input_statistics_are_not_updated_twice():
-    net = model.get_model("resnet_v2_cifar", blocks=1)
-    net.initialize(mx.init.MSRAPrelu())
-    x = units.image((8, 3, 32, 32)) + 3
-    x.attach_grad()
-    with autograd.record():
-        out = net(x)
-    out.backward()
-    assert np.abs(x.grad.asnumpy()).max() > 0
-    np.testing.assert_allclose(net.features[0].running_mean.data().asnumpy(),
-                               0.1 * x.asnumpy().mean(axis=(0, 2, 3)), rtol=1e-4)
-
-
 def test_dropout_only_where_asked_for():
     assert len(model.get_model("resnet_v2_cifar", blocks=1).features) == 8
     assert len(model.get_model("resnet_v2_cifar", blocks=1, drop_rate=0.5).features) == 9

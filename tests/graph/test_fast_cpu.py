@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from unittest import mock
 
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
@@ -12,11 +13,13 @@ import pytest
 from mxnet import autograd, gluon, nd
 from mxnet.gluon import nn
 
+from graph import fast_cpu
+from graph.fast_cpu import fuse_norm_relu, hybridize
+from graph.graph import from_symbol
 from model import get_model
 from model.activation import list_activations
 from model.attention import list_attentions
 from tests.scripts import ROOT
-from training.fusion import fuse_norm_relu, hybridize
 
 SHAPE = (4, 3, 32, 32)
 CPU = [mx.cpu()]
@@ -36,9 +39,10 @@ def _network(name="resnet_v2_cifar", **options):
 
 
 def _plain_and_fused(name="resnet_v2_cifar", **options):
-    """The same network twice, compiled as it is and for training."""
+    """The same network twice: by all rules but the last, which fuses, and by all of them."""
     plain, fused = _network(name, **options), _network(name, **options)
-    plain.hybridize(static_alloc=True, static_shape=True)
+    with mock.patch.object(fast_cpu, "RULES", fast_cpu.RULES[:-1]):
+        hybridize(plain, SHAPE, CPU)
     hybridize(fused, SHAPE, CPU)
     return plain, fused
 
@@ -131,7 +135,8 @@ def test_each_relu_after_a_normalisation_is_fused():
 
 def _fused(block, shape):
     block.initialize()
-    return _operators(fuse_norm_relu(block(mx.sym.var("data")), shape))
+    graph = from_symbol(block(mx.sym.var("data")), shape[1:])
+    return _operators(graph.rewrite(fuse_norm_relu).to_symbol())
 
 
 def test_a_normalisation_that_something_else_reads_is_left():
