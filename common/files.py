@@ -11,9 +11,9 @@ import shutil
 import stat
 from pathlib import Path
 
-from .errors import FileError, MissingFile
+from .errors import FileError, MissingFile, UserError
 
-__all__ = ["printable", "open_file", "read_bytes", "read_text",
+__all__ = ["printable", "home_path", "open_file", "read_bytes", "read_text",
            "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
            "sync_folder", "temporary_path", "is_leftover"]
 
@@ -130,6 +130,21 @@ def write_json(path, content):
 def printable(text):
     """A path or another's text as it can stand in a line on any screen: no control characters."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(text))
+
+
+def home_path(path, option=""):
+    """A path in which a leading ``~`` stands for the home folder.
+
+    Raises
+    ------
+    UserError
+        If there is no home folder; names the `option` that can do without.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{option} {printable(path)}: there is no home folder that ~ could stand "
+                        "for; name the folder itself".lstrip()) from None
 
 
 def open_file(path, most_bytes=None, option=""):

@@ -20,10 +20,11 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 """
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 
-from data.dataset import DataError, Dataset, ImageSet, register_dataset
+from common.errors import DataError
+from common.files import home_path, printable, read_bytes, read_text, scratch_folder
+from data.dataset import Dataset, ImageSet, register_dataset
 
 __all__ = ["MEAN", "STD", "load_cifar10", "load_cifar100", "load_cifar100_authors",
            "load_cifar100_coarse"]
@@ -35,6 +36,7 @@ MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 
 _IMAGE_BYTES = 3 * 32 * 32
+_MOST_FILE_BYTES = 1 << 30      # five times what the largest official file has
 _NAMES_FILE_BYTES = 1 << 16    # far more than a list of 100 class names needs
 _NAMES_FILES = ("batches.meta.txt", "fine_label_names.txt", "coarse_label_names.txt")
 
@@ -127,11 +129,13 @@ def load_cifar100_authors(data_dir=None, data_url=None, log=print):
 
 def _load(name, layout, data_dir, data_url, log):
     # All forms of CIFAR-100 are in one place.
-    root = Path(data_dir or Path("~", ".mxnet", "datasets", name.split("-")[0])).expanduser()
+    default = Path("~", ".mxnet", "datasets", name.split("-")[0])
+    root = home_path(data_dir or default, "--data-dir")
     try:
         folder = _find(layout, root)
     except OSError as error:
-        raise DataError(f"{layout.title}: {error.filename}: {error.strerror}") from error
+        raise DataError(f"{layout.title}: cannot read {printable(error.filename)}: "
+                        f"{error.strerror}") from error
     folder = folder or _download(layout, root, data_url or layout.url, log)
     train, test = (_read(layout, folder, files) for files in
                    (layout.train_files, layout.test_files))
@@ -157,7 +161,7 @@ def _find(layout, root):
             partial = partial or (folder, missing)
     if partial:
         folder, missing = partial
-        raise DataError(f"{layout.title}: {folder} has some of the files but lacks "
+        raise DataError(f"{layout.title}: {printable(folder)} has some of the files but lacks "
                         f"{', '.join(missing)}; complete it, or remove the others to "
                         "download all")
     return None
@@ -168,23 +172,22 @@ def _download(layout, root, url, log):
     from data.download import fetch, unpack
 
     folder = root / layout.subfolder
-    log(f"{layout.title}: not in {root}; downloading {url}")
+    log(f"{layout.title}: not in {printable(root)}; downloading {printable(url)}")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
-            archive = Path(temporary, "archive.tar.gz")
-            unpacked = Path(temporary, layout.subfolder)
+        with scratch_folder(root, "download") as temporary:
+            archive, unpacked = temporary / "archive.tar.gz", temporary / layout.subfolder
             unpacked.mkdir()
             fetch(url, layout.md5, archive, log)
             unpack(archive, unpacked, layout.max_bytes, optional=_NAMES_FILES)
             _move(unpacked, folder)
-    except (DataError, OSError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{layout.title} is not in {root} and could not be downloaded from {url}: {error}. "
+            f"{layout.title} is not in {printable(root)} and could not be downloaded from "
+            f"{printable(url)}: {printable(str(error))}. "
             f"Put {', '.join(layout.files)} there, name another --data-dir or --data-url, "
             "or try --dataset shapes, which needs no files") from error
     found = _find(layout, root)
-    log(f"{layout.title}: unpacked into {found}")
+    log(f"{layout.title}: unpacked into {printable(found)}")
     return found
 
 
@@ -201,57 +204,45 @@ def _read(layout, folder, files):
     """The records of several files as one ImageSet."""
     import numpy as np
 
-    paths = [folder / file for file in files]
-    try:
-        counts = [_count_records(layout, path) for path in paths]
-        if sum(counts) == 0:
-            raise DataError(f"{layout.title}: no records at all in {', '.join(files)} of {folder}")
-        images = np.empty((sum(counts), 3, 32, 32), np.uint8)
-        labels = np.empty(sum(counts), np.int32)
-        start = 0
-        for path, count in zip(paths, counts):
-            stop = start + count
-            records = np.fromfile(path, np.uint8, count * layout.record_bytes)
-            records = records.reshape(count, layout.record_bytes)
-            labels[start:stop] = records[:, layout.label_at]
-            images[start:stop] = records[:, layout.label_bytes:].reshape(-1, 3, 32, 32)
-            _check_labels(layout, path, labels[start:stop])
-            start = stop
-    except OSError as error:
-        raise DataError(f"{layout.title}: {error.filename}: {error.strerror}") from error
-    return ImageSet(images, labels)
+    records = [_records(layout, folder / file) for file in files]
+    labels = np.concatenate([part[:, layout.label_at] for part in records]).astype(np.int32)
+    if not len(labels):
+        raise DataError(f"{layout.title}: no records at all in {', '.join(files)} of "
+                        f"{printable(folder)}")
+    images = np.concatenate([part[:, layout.label_bytes:] for part in records])
+    return ImageSet(images.reshape(-1, 3, 32, 32), labels)
 
 
-def _count_records(layout, path):
-    if not path.is_file():
-        raise DataError(f"{layout.title}: {path} is no file")
-    size = path.stat().st_size
-    whole, rest = divmod(size, layout.record_bytes)
+def _records(layout, path):
+    """The records of a file, uint8, (N, bytes of a record)."""
+    import numpy as np
+
+    content = read_bytes(path, _MOST_FILE_BYTES)
+    whole, rest = divmod(len(content), layout.record_bytes)
     if rest:
-        raise DataError(f"{layout.title}: {path} has {size:,} bytes, which is not a whole number "
-                        f"of {layout.record_bytes:,}-byte records: record {whole} (counted "
-                        f"from 0) ends after {rest:,} bytes")
-    return whole
+        raise DataError(f"{layout.title}: {printable(path)} has {len(content):,} bytes, which is "
+                        f"not a whole number of {layout.record_bytes:,}-byte records: record "
+                        f"{whole} (counted from 0) ends after {rest:,} bytes")
+    records = np.frombuffer(content, np.uint8).reshape(whole, layout.record_bytes)
+    _check_labels(layout, path, records[:, layout.label_at])
+    return records
 
 
 def _check_labels(layout, path, labels):
     wrong = labels >= layout.classes
     if wrong.any():
         record = int(wrong.argmax())
-        raise DataError(f"{layout.title}: {path}: record {record} (counted from 0) has the label "
-                        f"{labels[record]}; labels are 0 to {layout.classes - 1}")
+        raise DataError(f"{layout.title}: {printable(path)}: record {record} (counted from 0) has "
+                        f"the label {labels[record]}; labels are 0 to {layout.classes - 1}")
 
 
 def _class_names(layout, folder):
     """The names beside the data, or the numbers if there are none."""
     path = folder / layout.names_file
-    if not path.is_file():
+    if not path.exists():
         return [str(label) for label in range(layout.classes)]
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{layout.title}: {path} cannot be read: {error}") from error
+    names = read_text(path, _NAMES_FILE_BYTES).split()
     if len(names) != layout.classes:
-        raise DataError(f"{layout.title}: {path} has {len(names)} names for "
+        raise DataError(f"{layout.title}: {printable(path)} has {len(names)} names for "
                         f"{layout.classes} classes")
     return names

@@ -119,7 +119,15 @@ def register_dataset(name):
 
 def list_datasets():
     """The registered names, sorted."""
-    return sorted(_LOADERS)
+    return sorted(_loaders())
+
+
+def _loaders():
+    """Name -> loader, of all."""
+    # Imported here, so that `python -m data.shapes` is not imported before it is run.
+    from data import cifar, shapes  # noqa: F401  (they register their data sets)
+
+    return _LOADERS
 
 
 def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=0, seed=0,
@@ -151,9 +159,9 @@ def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=
     ValueError
         If an argument is out of its range or the name is unknown.
     """
-    key = str(name).lower()
-    if key not in _LOADERS:
-        close = difflib.get_close_matches(key, _LOADERS, n=1, cutoff=0.5)
+    key, loaders = str(name).lower(), _loaders()
+    if key not in loaders:
+        close = difflib.get_close_matches(key, loaders, n=1, cutoff=0.5)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise ValueError(f"unknown data set '{name}'.{hint} "
                          f"Known: {', '.join(list_datasets())}.")
@@ -161,7 +169,7 @@ def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=
         raise ValueError(f"limit_train is {limit_train}; it must be at least 1")
     if val_split < 0:
         raise ValueError(f"val_split is {val_split}; it must not be negative")
-    dataset = _LOADERS[key](data_dir, data_url, log)
+    dataset = loaders[key](data_dir, data_url, log)
     if val_split:
         dataset = _hold_out(dataset, val_split, seed)
     if limit_train is not None:

@@ -16,12 +16,11 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError, run_script
-from common.files import open_file, printable, read_text
+from common.files import home_path, open_file, printable, read_text
 from data.decoding import decode, image_format
 from data.photos import FolderPhotos, PhotoBatches, list_classes
 from data.recordio import read_head, read_image_record
@@ -104,8 +103,8 @@ class RecordFile:
     """
 
     def __init__(self, rec, idx=None):
-        self.rec = Path(rec).expanduser()
-        self.idx = Path(idx).expanduser() if idx else self.rec.with_suffix(".idx")
+        self.rec = home_path(rec)
+        self.idx = home_path(idx) if idx else self.rec.with_suffix(".idx")
         self._again = (f"make it anew with `python -m data.imagenet index "
                        f"{printable(self.rec)}`")
         for path, hint in ((self.rec, "pack images with `python -m data.imagenet pack`"),
@@ -373,7 +372,7 @@ class RecordBatches:
 
 def _open_folder(data_dir):
     """The class-ordered photographs of DIR/train (None if there are none) and DIR/val."""
-    folder = Path(data_dir).expanduser()
+    folder = home_path(data_dir, "--data-dir")
     if not os.path.isdir(folder):
         raise DataError(f"there is no folder {printable(folder)}: say where train/<class>/ and "
                         "val/<class>/ are with --data-dir, or use --use-rec with --rec-train and "
@@ -420,7 +419,7 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
     else:
         train_photos, val_photos = _open_folder(data_dir)
         if train_photos is None:
-            raise DataError(f"there is no folder {Path(data_dir).expanduser() / 'train'}")
+            raise DataError(f"there is no folder {printable(val_photos.folder.with_name('train'))}")
         class_names = train_photos.wnids
         train = PhotoBatches(train_photos, batch_size, **common)
     val = PhotoBatches(val_photos, batch_size, size, train=False, crop_ratio=crop_ratio,
@@ -457,7 +456,7 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
                             f"{photos.rec.with_name('synset.txt')} differs from the "
                             "description of the network")
     else:
-        folder = Path(data_dir).expanduser()
+        folder = home_path(data_dir, "--data-dir")
         if class_names is None and os.path.isdir(folder / "train"):
             class_names, _ = list_classes(folder / "train")
         photos = FolderPhotos(folder / "val", class_names)

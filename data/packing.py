@@ -9,10 +9,16 @@ import io
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from common.errors import DataError, UserError
-from common.files import open_file, printable, read_bytes, replacing, scratch_folder
+from common.files import (
+    home_path,
+    open_file,
+    printable,
+    read_bytes,
+    replacing,
+    scratch_folder,
+)
 from data.decoding import MOST_BYTES, decode, turned_in_evaluation_alone
 from data.imagenet import RecordFile
 from data.photos import list_photos
@@ -140,7 +146,7 @@ def pack(folder, out, resize=480, quality=95, workers=4, seed=0, log=print):
     DataError
         If there is nothing to pack, `out` is in use, or it cannot be written.
     """
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = home_path(folder), home_path(out)
     if not os.path.isdir(folder / "train"):
         raise DataError(f"there is no folder {printable(folder / 'train')}: the images belong into "
                         f"{printable(folder)}/train/<class>/ and {printable(folder)}/val/<class>/")
@@ -244,7 +250,7 @@ def verify(out, workers=4, log=print):
     int
         0 if all are sound, 1 if not; the unsound ones are logged.
     """
-    out = Path(out).expanduser()
+    out = home_path(out)
     files = [out] if out.suffix == ".rec" else sorted(out.glob("*.rec"))
     if not files:
         raise DataError(f"there are no .rec files in {out}")
@@ -308,7 +314,7 @@ def make_index(rec, log=print):
     DataError
         If the record file is missing or damaged, or the index cannot be written.
     """
-    rec = Path(rec).expanduser()
+    rec = home_path(rec)
     place, lines = 0, []
     with open_file(rec) as stream:
         size = os.fstat(stream.fileno()).st_size

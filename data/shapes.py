@@ -12,10 +12,10 @@ first N images do not depend on how many follow. In the CIFAR-10 format, for oth
     python -m data.shapes OUT_DIR
 """
 import argparse
-import os
-import sys
 from pathlib import Path
 
+from common.errors import UserError, run_script
+from common.files import home_path, printable, replacing
 from data.dataset import Dataset, ImageSet, register_dataset
 
 __all__ = ["CLASS_NAMES", "MEAN", "STD", "load_shapes", "draw_split", "write_cifar_files"]
@@ -31,6 +31,7 @@ STD = (0.2542, 0.2531, 0.2534)
 
 _CHUNK = 250    # scenes drawn at once; their arrays then stay in the processor's cache
 _BATCH_FILES = 5
+_MOST_IMAGES = 1_000_000     # the largest file then has less than what readers accept
 
 
 @register_dataset("shapes")
@@ -109,49 +110,39 @@ def _records(image_set):
 
 
 def _write(path, content):
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def parse_args(argv=None):
+    from training.options import seed, whole_number
+
     parser = argparse.ArgumentParser(
         prog="python -m data.shapes",
         description="Write the data set 'shapes' in the binary format of CIFAR-10.")
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write into; made if absent")
-    parser.add_argument("--train", type=int, default=TRAIN_IMAGES, metavar="N",
-                        help="training images (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=TEST_IMAGES, metavar="N",
-                        help="test images (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0,
+    parser.add_argument("--train", type=whole_number(1, _MOST_IMAGES), default=TRAIN_IMAGES,
+                        metavar="N", help="training images (default: %(default)s)")
+    parser.add_argument("--test", type=whole_number(1, _MOST_IMAGES), default=TEST_IMAGES,
+                        metavar="N", help="test images (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N",
                         help="0 draws the images that --dataset shapes has (default: %(default)s)")
-    args = parser.parse_args(argv)
-    for name in ("train", "test"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; it must be at least 1")
-    if args.seed < 0:
-        parser.error(f"--seed is {args.seed}; it must not be negative")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
+    folder = home_path(args.out_dir)
     try:
-        write_cifar_files(args.out_dir, draw_split("train", args.train, args.seed),
+        write_cifar_files(folder, draw_split("train", args.train, args.seed),
                           draw_split("test", args.test, args.seed))
-    except OSError as error:
-        print(f"data.shapes: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out_dir}: {args.train:,} training and {args.test:,} test images of "
+    except (OSError, ValueError) as error:      # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write to {printable(folder)}: {reason}") from None
+    print(f"{printable(folder)}: {args.train:,} training and {args.test:,} test images of "
           f"{len(CLASS_NAMES)} classes")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

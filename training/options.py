@@ -52,9 +52,15 @@ def int32(text):
     return _number(text, int, lambda v: 0 <= v < 2 ** 31, "a whole number from 0 to 2147483647")
 
 
-def threads(text):
-    """A number of threads; 0 has the work done by the one there is."""
-    return _number(text, int, lambda v: 0 <= v <= 1024, "a whole number from 0 to 1024")
+def whole_number(least, most):
+    """The type of integers from `least` to `most`."""
+    def convert(text):
+        return _number(text, int, lambda v: least <= v <= most,
+                       f"a whole number from {least} to {most}")
+    return convert
+
+
+threads = whole_number(0, 1024)     # 0: the work is done by the thread that there is
 
 
 def seed(text):

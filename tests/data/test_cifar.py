@@ -1,8 +1,11 @@
 """Reading CIFAR's binary files: made-up ones, and the real ones where there are any."""
+import os
+
 import numpy as np
 import pytest
 
 import data
+from common.errors import FileError, UserError
 from data.cifar import MEAN
 
 from .cifar_files import LAYOUTS, names_text, records, write_set
@@ -101,8 +104,41 @@ def test_a_folder_in_a_files_place(name, tmp_path):
     write_set(tmp_path, layout)
     (tmp_path / layout.test_files[0]).unlink()
     (tmp_path / layout.test_files[0]).mkdir()
-    with pytest.raises(data.DataError, match=f"{layout.test_files[0]} is no file"):
+    with pytest.raises(FileError, match=f"{layout.test_files[0]}: it is no regular file"):
         data.get_dataset(name, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "terabyte", "device"])
+@pytest.mark.parametrize("which", ["test_files", "names_file"])
+def test_files_that_are_no_data_files(kind, which, name, tmp_path):
+    layout = LAYOUTS[name]
+    write_set(tmp_path, layout)
+    path = tmp_path / (layout.test_files[0] if which == "test_files" else layout.names_file)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with open(path, "wb") as stream:
+            stream.truncate(1 << 40)
+    with pytest.raises(FileError, match=f"{path.name}: it (is no regular file|has 1,099,511,627,)"):
+        data.get_dataset(name, tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "nul\0", "lone\udc80", "a/" * 3000])
+def test_folders_that_cannot_be(folder, tmp_path):
+    with pytest.raises(UserError) as caught:
+        data.get_dataset("cifar10", tmp_path / folder, "http://127.0.0.1:1/none")
+    assert str(caught.value).isprintable()
+
+
+def test_without_a_home_folder_the_data_folder_must_be_named(monkeypatch):
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    with pytest.raises(UserError, match="--data-dir ~/.mxnet/datasets/cifar10: there is no home"):
+        data.get_dataset("cifar10")
 
 
 @pytest.mark.realdata

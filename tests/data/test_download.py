@@ -1,13 +1,24 @@
 """Downloading from a real server on this machine, and unpacking with suspicion."""
+import gzip
 import http.server
+import io
+import os
+import resource
+import socket
+import subprocess
+import sys
 import tarfile
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 import data
 from data import download
+from data.cifar import _NAMES_FILES
 from data.download import fetch, unpack
+from tests.scripts import ROOT
 
 from .cifar_files import LAYOUTS, archive, good_members, member
 
@@ -120,11 +131,80 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_a_silent_server_times_out(tmp_path):
-    import socket
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/set"
         with pytest.raises(data.DataError, match="timed out"):
             fetch(url, LAYOUT.md5, tmp_path / "set", timeout_s=0.2)
+
+
+def _trickle(connection, head):
+    """Send `head` at once, then a byte now and then, until the other end is gone."""
+    connection.recv(1 << 16)
+    connection.sendall(head)
+    try:
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.02)
+    except OSError:
+        connection.close()
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ",
+                                  b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n"],
+                         ids=["status", "header", "content"])
+def test_a_server_that_sends_byte_by_byte_has_a_deadline(head, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as slow:
+        server = threading.Thread(target=lambda: _trickle(slow.accept()[0], head), daemon=True)
+        server.start()
+        url = f"http://127.0.0.1:{slow.getsockname()[1]}/set"
+        with pytest.raises(data.DataError, match="the transfer took more than 0.3 s"):
+            fetch(url, LAYOUT.md5, tmp_path / "set", timeout_s=5, deadline_s=0.3)
+
+
+def test_a_server_s_words_are_no_commands_to_the_screen(tmp_path):
+    def answer():
+        connection, _ = server.accept()
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.1 404 \x1b[31mred\x07\r\n\r\n")
+        connection.close()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(data.DataError) as caught:
+            get(f"http://127.0.0.1:{server.getsockname()[1]}/\x1bset", tmp_path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_a_file_url_of_no_archive(kind, tmp_path):
+    path = tmp_path / "set.tar.gz"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with open(path, "wb") as stream:
+            stream.truncate(1 << 40)
+    with pytest.raises(data.DataError, match="it is no regular file|bytes, more than the"):
+        get(f"{path.as_uri()}#md5={'0' * 32}", tmp_path / "out")
+
+
+def test_a_killed_download_is_cleaned_up_by_the_next(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/set"
+        process = subprocess.Popen(
+            [sys.executable, "-c", "import sys, data; data.get_dataset('cifar10', *sys.argv[1:])",
+             tmp_path, url], cwd=ROOT)
+        try:
+            connection, _ = silent.accept()     # it has come as far as the server
+            assert len(leftovers(tmp_path)) == 1
+        finally:
+            process.kill()
+            process.wait()
+        connection.close()
+    content, md5 = archive(good_members(LAYOUT))
+    (tmp_path / "set.tar.gz").write_bytes(content)
+    get(f"{(tmp_path / 'set.tar.gz').as_uri()}#md5={md5}", tmp_path)
+    assert leftovers(tmp_path) == ["set.tar.gz"]
 
 
 def test_an_endless_transfer_is_cut_off(serve, tmp_path, monkeypatch):
@@ -204,3 +284,77 @@ def test_archives_that_are_damaged(damage, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(data.DataError, match="cannot be unpacked|lacks"):
         unpack(tmp_path / "archive.tar.gz", tmp_path / "out", LAYOUT.max_bytes)
+
+
+# ---- archives that are made to be read without end ---------------------------------------------
+
+def _unpacked(plain, folder):
+    """The names that are written from a tar of so many bytes, with little memory to do it in."""
+    (folder / "archive.tar.gz").write_bytes(gzip.compress(plain, 1))
+    (folder / "out").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + (1 << 28), before[1]))
+    try:
+        unpack(folder / "archive.tar.gz", folder / "out", LAYOUT.max_bytes, _NAMES_FILES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    return {path.name for path in (folder / "out").iterdir()}
+
+
+def _header(kind, size, name="x"):
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _tar(members, format):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_archives_of_every_tar_are_read(format, tmp_path):
+    members = good_members(LAYOUT)
+    for info, _ in members:
+        info.mtime = 1234567890.25      # for which PAX has an extended header
+        info.uname = "nobody" if format != tarfile.PAX_FORMAT else "néant"
+    assert _unpacked(_tar(members, format), tmp_path) == {*LAYOUT.files, LAYOUT.names_file}
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME,
+                                  tarfile.GNUTYPE_LONGLINK])
+def test_extended_headers_are_small_and_few(kind, tmp_path):
+    good = _tar(good_members(LAYOUT), tarfile.GNU_FORMAT)
+    for part in ("large", "huge", "many"):
+        (tmp_path / part).mkdir()
+    with pytest.raises(data.DataError, match="extended header of 1,048,576 bytes"):
+        _unpacked(_header(kind, 1 << 20) + bytes(1 << 20) + good, tmp_path / "large")
+    with pytest.raises(data.DataError, match="extended header of 8,000,000,000 bytes"):
+        _unpacked(_header(kind, 8 * 10 ** 9) + bytes(1 << 20), tmp_path / "huge")
+    with pytest.raises(data.DataError, match="more than 100 members"):
+        _unpacked(_header(kind, 0) * 5000 + good, tmp_path / "many")
+
+
+def test_sparse_members_are_refused(tmp_path):
+    content = _header(tarfile.GNUTYPE_SPARSE, 512, "cifar-10-batches-bin/data_batch_1.bin")
+    with pytest.raises(data.DataError, match="sparse file"):
+        _unpacked(content + bytes(1 << 16), tmp_path)
+
+
+def test_sizes_below_nothing_are_refused(tmp_path):
+    block = bytearray(_header(tarfile.REGTYPE, 0))
+    block[124:136] = b"\xff" * 12       # -1 in the notation of large numbers
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    with pytest.raises(data.DataError, match="a member of -1 bytes"):
+        _unpacked(bytes(block) + bytes(1 << 12), tmp_path)
+
+
+def test_what_is_not_expected_is_little(tmp_path):
+    members = [member(f"other{k}", bytes(LAYOUT.max_bytes["test_batch.bin"])) for k in range(9)]
+    with pytest.raises(data.DataError, match="more than the files that are expected"):
+        _unpacked(_tar(members, tarfile.GNU_FORMAT), tmp_path)

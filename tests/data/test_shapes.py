@@ -1,12 +1,16 @@
 """The drawn data set: the same everywhere, balanced, and no game for a linear classifier."""
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import data
+from common.errors import UserError
 from data import drawing, shapes
 from data.shapes import CLASS_NAMES, draw_split
+from tests import scripts
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +118,17 @@ def test_written_files_read_back_as_cifar10(tmp_path, capsys):
                      "test_batch.bin"]
 
 
-@pytest.mark.parametrize("arguments", [["--train", "0"], ["--test", "-1"], ["--seed", "-1"]])
+def test_the_command(tmp_path):
+    result = subprocess.run([sys.executable, "-W", "error", "-m", "data.shapes", tmp_path / "out",
+                             "--train", "10", "--test", "10"],
+                            cwd=scripts.ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "10 training and 10 test images of 10 classes" in result.stdout
+    assert len(data.get_dataset("cifar10", tmp_path / "out").train) == 10
+
+
+@pytest.mark.parametrize("arguments", [["--train", "0"], ["--test", "-1"], ["--seed", "-1"],
+                                       ["--train", "1" + "0" * 23], ["--test", "1000001"]])
 def test_bad_options_of_the_writer(arguments, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         shapes.main([str(tmp_path), *arguments])
@@ -122,7 +136,9 @@ def test_bad_options_of_the_writer(arguments, tmp_path, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_an_unwritable_folder(tmp_path, capsys):
+@pytest.mark.parametrize("folder", ["file", "file/inside", "x" * 300, "nul\0"])
+def test_an_unwritable_folder(folder, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    assert shapes.main([str(tmp_path / "file"), "--train", "1", "--test", "1"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(UserError, match="cannot write to"):
+        shapes.main([str(tmp_path / folder), "--train", "1", "--test", "1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
