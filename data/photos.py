@@ -22,9 +22,8 @@ from data.batches import _ahead
 from data.decoding import MOST_BYTES, SUFFIXES, decode
 from data.streams import bit_stream, permutation, uniform
 
-__all__ = ["FolderPhotos", "PhotoBatches", "find_images", "list_classes",
-           "list_photos",
-           "random_part", "evaluation_crops"]
+__all__ = ["FolderPhotos", "PhotoBatches", "evaluation_crops", "few", "find_images",
+           "list_classes", "list_photos", "random_part"]
 
 _JITTER, _NOISE = 0.4, 0.1
 _GREY = np.array((0.299, 0.587, 0.114), np.float32)
@@ -186,14 +185,14 @@ def list_photos(folder, log=print):
         unused += [f"{wnid}/{path}" for path in more]
         empty += [] if images else [wnid]
     if empty and photos:
-        raise DataError(f"{printable(folder)}: class folders without images: {_few(empty)}; fill "
+        raise DataError(f"{printable(folder)}: class folders without images: {few(empty)}; fill "
                         "or remove them")
     if unused:
-        log(f"{printable(folder)}: not used: {_few(unused)}")
+        log(f"{printable(folder)}: not used: {few(unused)}")
     return wnids, photos, unused
 
 
-def _few(names, shown=5):
+def few(names, shown=5):
     """How many names, and the first of them."""
     more = ", ..." if len(names) > shown else ""
     return f"{len(names):,} ({', '.join(names[:shown])}{more})"
@@ -224,13 +223,13 @@ class FolderPhotos:
         strange = sorted(set(found) - set(self.wnids))
         if strange:
             raise DataError(f"{printable(folder)} has classes that the training images lack: "
-                            f"{_few(strange)}")
+                            f"{few(strange)}")
         if not photos:
             raise DataError(f"{printable(folder)} holds no images; they belong into "
                             f"{printable(folder)}/<class>/")
         absent = sorted(set(self.wnids) - set(found))
         if absent:
-            log(f"{printable(folder)}: classes without images: {_few(absent)}")
+            log(f"{printable(folder)}: classes without images: {few(absent)}")
         label = {wnid: k for k, wnid in enumerate(self.wnids)}
         self.paths = [path for _, path in photos]
         self.labels = np.array([label[wnid] for wnid, _ in photos], np.int32)

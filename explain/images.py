@@ -1,11 +1,14 @@
 """Pictures to look at: from a data set, from files."""
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from data.decoding import SUFFIXES, decode
+from common.files import printable, read_bytes
+from data.decoding import MOST_BYTES, decode
+from data.photos import few, find_images
 
 __all__ = ["Picture", "dataset_pictures", "file_pictures", "image_files"]
 
@@ -50,53 +53,77 @@ def dataset_pictures(dataset, indices):
             for index in indices]
 
 
-def image_files(paths):
+def image_files(paths, log=print):
     """The files that are named, and the image files in the folders that are named.
+
+    Parameters
+    ----------
+    paths : iterable of str or pathlib.Path
+    log : callable, default print
+        Receives a line for each folder that counts what is not used there, and names some of it.
 
     Raises
     ------
     UserError
-        If a path does not exist or a folder holds no images.
+        If a path does not exist or a folder cannot be read or holds no images.
     """
     found = []
     for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if os.path.isdir(path):
+            inside, unused = find_images(path)
+            if unused:
+                log(f"{printable(path)}: not used: {few(unused)}")
             if not inside:
-                raise UserError(f"the folder {path} holds no image files")
-            found += inside
-        elif path.is_file():
+                raise UserError(f"the folder {printable(path)} holds no image files")
+            found += [path / file for file in inside]
+        elif os.path.lexists(path):
             found.append(path)
         else:
-            raise UserError(f"there is no image {path}")
+            raise UserError(f"there is no image {printable(path)}")
     return found
 
 
-def file_pictures(paths, size, class_names):
+def file_pictures(paths, size, class_names, log=print):
     """Pictures of image files: the middle square, scaled to `size` pixels for the networks.
 
     A file in a folder that bears a class's name belongs to that class; of others no class is
-    known.
+    known. A file that is no image is named, and costs the others nothing.
+
+    Parameters
+    ----------
+    paths : iterable of str or pathlib.Path
+    size : int
+        In pixels.
+    class_names : list of str
+    log : callable, default print
+        Receives a line for each file that is left out.
 
     Raises
     ------
     UserError
-        If a file cannot be decoded.
+        If not one file can be decoded.
     """
-    return [_file_picture(path, size, class_names) for path in paths]
+    pictures, problems = [], []
+    for path in map(Path, paths):
+        try:
+            pictures.append(_file_picture(path, size, class_names))
+        except UserError as error:
+            problems.append(f"{printable(path)} cannot be read as an image: {error}")
+    if problems and not pictures:
+        raise UserError(f"{problems[0]}{'; nor can any other' if len(problems) > 1 else ''}")
+    for problem in problems:
+        log(f"left out: {problem}")
+    return pictures
 
 
 def _file_picture(path, size, class_names):
     from PIL import Image, ImageOps
 
-    try:
-        image = decode(Path(path).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}") from None
+    image = decode(read_bytes(path, MOST_BYTES))
     resample = Image.Resampling.LANCZOS
     pixels = np.asarray(ImageOps.fit(image, (size, size), resample))
     side = max(size, min(_SHOWN, *image.size))
     shown = np.asarray(ImageOps.fit(image, (side, side), resample))
-    folder = Path(path).resolve().parent.name
-    return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), shown, Path(path).name,
+    folder = path.resolve().parent.name
+    return Picture(np.ascontiguousarray(pixels.transpose(2, 0, 1)), shown, printable(path.name),
                    folder if folder in class_names else None)
