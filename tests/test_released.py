@@ -1,4 +1,4 @@
-"""Released parameters, the logs behind them, and the README's tables made from both."""
+"""Released parameters, the logs behind them, and the tables of results made from both."""
 import csv
 import dataclasses
 import re
@@ -14,7 +14,7 @@ from model import zoo
 from tests.scripts import ROOT, assert_user_error, run
 from tools import release
 
-_README = (ROOT / "README.md").read_text(encoding="utf-8")
+_RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 _LOGS = sorted(each.parent for each in (ROOT / "logs").glob("*-seed*/result.json"))
 _ABLATIONS = [each.name for each in _LOGS if each.name.startswith("ablations-")
               ] + ["cifar10-ChaATAC-b1-seed0", "cifar10-relu-b1-seed0"]
@@ -158,7 +158,7 @@ def test_what_must_not_be_released_is_refused(spoil, message, run_folder):
         release.check(run_folder)
 
 
-# ---- the README's tables --------------------------------------------------------------------
+# ---- the tables of results ------------------------------------------------------------------
 
 @pytest.mark.parametrize("name, argv, tables, of, pictures", [
     ("cifar10", ["--grid", ROOT / "studies/cifar10.json", "--finished"], 2,
@@ -167,8 +167,8 @@ def test_what_must_not_be_released_is_refused(spoil, message, run_folder):
      "cifar100-relu-b1-seed0", []),
     ("ablations", ["--runs", *(f"logs/{name}" for name in _ABLATIONS)], 1,
      "ablations-SeqATAC-seed0", [])])
-def test_the_readme_s_tables_come_from_the_committed_logs(name, argv, tables, of, pictures,
-                                                          tmp_path):
+def test_the_tables_of_results_come_from_the_committed_logs(name, argv, tables, of, pictures,
+                                                            tmp_path):
     """From the logs alone, without parameters beside them; byte for byte."""
     for folder in _LOGS:
         shutil.copytree(folder, tmp_path / "logs" / folder.name)
@@ -178,6 +178,15 @@ def test_the_readme_s_tables_come_from_the_committed_logs(name, argv, tables, of
     *sections, of_runs = re.split(r"^## .*\n\n", text, flags=re.M)[1:]
     assert len(sections) == tables and of in of_runs
     for section in sections:
-        assert section.strip() in _README
+        assert section.strip() in _RESULTS
     for picture in pictures:
         assert (tmp_path / "reports" / name / picture).stat().st_size > 10_000
+
+
+def test_the_readme_s_published_accuracies_are_the_study_s():
+    units = {"relu": "ReLU", "ChaATAC": "ATAC, r = 2", "selu": "SELU", "swish": "Swish",
+             "xUnitS": "xUnit"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for entry in read_json(ROOT / "studies" / "paper.json")["published"]["best"]:
+        cells = " | ".join(map(str, entry["accuracy"])) + " |" * (6 - len(entry["blocks"]))
+        assert f"| {units[entry['act_type']]} | {cells}\n" in readme
