@@ -274,4 +274,4 @@ def confusions(options, runs, out):
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main, DataError, result="files")

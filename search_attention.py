@@ -338,4 +338,4 @@ def make_search_options(options, dataset):
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main, DataError, result="files")

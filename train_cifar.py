@@ -42,7 +42,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     options = parser.parse_args(argv)
-    set_threads()
+    set_threads(takes_part=True)
     join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
@@ -70,4 +70,4 @@ def make_batches(options, batch_size, shard):
 
 
 if __name__ == "__main__":
-    run_script(main, DataError, leave=leave)
+    run_script(main, DataError, leave=leave, result="files")

@@ -119,7 +119,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     if options.pretrained and options.resume_from:
         raise UserError("--pretrained and --resume-from both say where to start: give one")
-    set_threads()
+    set_threads(takes_part=True)
     join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
@@ -247,4 +247,4 @@ def _gluoncv_network(name, classes, released):
 
 
 if __name__ == "__main__":
-    run_script(main, DataError, leave=leave)
+    run_script(main, DataError, leave=leave, result="files")

@@ -13,6 +13,8 @@ to read; only `run_script` turns them into an exit code.
 import sys
 import traceback
 
+from .screen import guard_streams
+
 __all__ = ["DataError", "FileError", "MissingFile", "UserError", "run_script"]
 
 
@@ -41,7 +43,7 @@ def _alone(code, reason=None, text=""):
     sys.exit(code)
 
 
-def run_script(main, *known, leave=_alone):
+def run_script(main, *known, leave=_alone, result="screen"):
     """Run a script's `main` and exit with its code.
 
     A `UserError`, or an exception of one of the `known` types, becomes one line on standard
@@ -55,7 +57,11 @@ def run_script(main, *known, leave=_alone):
     leave : callable, optional
         ``leave(code, reason, text)`` writes `text` to standard error and ends the process;
         `reason` is None at an end that was to come. See `machines.client.leave`.
+    result : {'screen', 'files'}
+        Where the script's result goes. On the screen it is lost if standard output cannot be
+        written (a full disk, say): that is an error, unless the reader of a pipe has gone.
     """
+    guard_streams()
     try:
         code, reason, text = main(), None, ""
     except (UserError, *known) as error:
@@ -63,6 +69,13 @@ def run_script(main, *known, leave=_alone):
         code, text = getattr(error, "code", 2), f"error: {reason}\n"
     except KeyboardInterrupt:
         code, reason, text = 130, "interrupted", "interrupted\n"
+    except SystemExit as end:    # --help
+        code, reason, text = end.code or 0, None, ""
     except Exception as error:
         code, reason, text = 1, f"{type(error).__name__}: {error}", traceback.format_exc()
+    sys.stdout.flush()
+    lost = sys.stdout.fault
+    if lost and not code and not isinstance(lost, BrokenPipeError):
+        code = 2 if result == "screen" else 0
+        text = f"{'error' if code else 'warning'}: cannot write standard output: {lost.strerror}\n"
     leave(code, reason, text)

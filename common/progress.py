@@ -2,6 +2,8 @@
 import sys
 import time
 
+from .screen import printable
+
 __all__ = ["Progress", "format_seconds"]
 
 _BAR_WIDTH = 24
@@ -35,7 +37,8 @@ class Progress:
 
     def __init__(self, title, total, later=0, stream=None, workers=1):
         self.title, self.total, self.later, self.workers = title, total, later, workers
-        self.stream = stream or sys.stderr
+        stream = stream or sys.stderr
+        self.stream = getattr(stream, "controls", stream)
         self._terminal = self.stream.isatty()
         self._start = self._shown = time.monotonic()
         self._first = None
@@ -61,6 +64,7 @@ class Progress:
                 f"{rate * images_per_step * self.workers:,.0f} images/s, ETA {eta}")
 
     def _write(self, line):
+        line = printable(line)
         self.stream.write(f"\r{line}\x1b[K" if self._terminal else line + "\n")
         self.stream.flush()
 

@@ -260,7 +260,8 @@ def _progress(total, log):
     """Yield a function that is told the bytes of each piece: a bar, or a line in ten percent."""
     if sys.stderr.isatty():
         from tqdm import tqdm
-        with tqdm(total=total or None, unit="B", unit_scale=True, desc="download") as bar:
+        with tqdm(total=total or None, unit="B", unit_scale=True, desc="download",
+                  file=getattr(sys.stderr, "controls", sys.stderr)) as bar:
             yield bar.update
         return
     started, received, next_line = time.monotonic(), 0, 0.1

@@ -26,6 +26,7 @@ import threading
 import time
 
 from common.errors import UserError
+from common.screen import printable
 from machines.warden import LOST, Link, Warden, proof
 
 __all__ = ["WardenClient", "get_client", "join", "leave"]
@@ -367,4 +368,4 @@ class WardenClient:
 def _write_error(line):
     # Not through a stream: the main thread may hold its lock.
     with contextlib.suppress(OSError):
-        os.write(2, f"error: {line}\n".encode())
+        os.write(2, f"error: {printable(line)}\n".encode())

@@ -41,7 +41,43 @@ def physical_cores(cpu_folder=_CPU_FOLDER, quota_file=_CPU_QUOTA):
     return max(1, math.ceil(min(len(siblings), _quota_cores(quota_file))))
 
 
-def set_threads(environ=os.environ):
+# What MXNet, or its OpenMP, takes for a number: any other text makes it abort or hang, as do too
+# few or too many. Smallest and largest value.
+_NUMBERS = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MXNET_CPU_WORKER_NTHREADS", "MXNET_CPU_PRIORITY_NTHREADS",
+                     "MXNET_MP_WORKER_NTHREADS", "MXNET_GPU_WORKER_NTHREADS",
+                     "MXNET_GPU_COPY_NTHREADS", "MXNET_CPU_TEMP_COPY", "MXNET_GPU_TEMP_COPY",
+                     "MXNET_CPU_PARALLEL_RAND_COPY", "MXNET_GPU_PARALLEL_RAND_COPY",
+                     "MXNET_KVSTORE_REDUCTION_NTHREADS"), (1, 1024)),
+    **dict.fromkeys(("MXNET_CPU_PARALLEL_SIZE", "MXNET_OMP_MAX_THREADS",
+                     "MXNET_KVSTORE_BIGARRAY_BOUND", "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN",
+                     "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_FWD",
+                     "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN_BWD", "MXNET_MP_OPENCV_NUM_THREADS",
+                     "MXNET_MKLDNN_CACHE_NUM", "PS_VERBOSE"), (0, 2 ** 31 - 1)),
+}
+_CHOICES = {
+    "MXNET_ENGINE_TYPE": ("NaiveEngine", "ThreadedEngine", "ThreadedEnginePerDevice"),
+    **dict.fromkeys(("MXNET_EXEC_BULK_EXEC_TRAIN", "MXNET_EXEC_BULK_EXEC_INFERENCE",
+                     "MXNET_MKLDNN_ENABLED", "MXNET_USE_NUM_CORES_OPERATOR_TUNING",
+                     "MXNET_BACKWARD_DO_MIRROR", "MXNET_ENABLE_GPU_P2P"), ("0", "1")),
+}
+
+
+def _check_variables(environ):
+    for name, (low, high) in _NUMBERS.items():
+        text = environ.get(name, "")
+        fits = text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high
+        if text and not fits:
+            raise UserError(f"the environment variable {name} must be a whole number from {low} "
+                            f"to {high}, not '{text}'")
+    for name, values in _CHOICES.items():
+        text = environ.get(name)
+        if text and text not in values:
+            raise UserError(f"the environment variable {name} must be {' or '.join(values)}, not "
+                            f"'{text}'")
+
+
+def set_threads(environ=os.environ, takes_part=False):
     """Give MXNet's operators one thread a physical core, unless the user has said otherwise.
 
     Must run before MXNet is imported. Left alone, MXNet takes half of the logical CPUs,
@@ -51,14 +87,30 @@ def set_threads(environ=os.environ):
     thread must not start OpenMP either: it would get threads of its own, and GNU's OpenMP,
     with more threads than cores, lets all of them sleep between operators (15 % of a step).
 
+    Parameters
+    ----------
+    takes_part : bool, default False
+        Whether the script may be one of several machines' processes; see `machines.client`.
+
     Returns
     -------
     str
         The number of threads in force, as OMP_NUM_THREADS has it.
+
+    Raises
+    ------
+    UserError
+        If a variable would make MXNet abort or hang.
     """
-    environ.setdefault("MXNET_USE_OPERATOR_TUNING", "0")
-    environ.setdefault("MXNET_CPU_PARALLEL_SIZE", str(1 << 30))    # elements
-    return environ.setdefault("OMP_NUM_THREADS", str(physical_cores()))
+    if environ.get("DMLC_ROLE") and not takes_part:
+        raise UserError(f"DMLC_ROLE is '{environ['DMLC_ROLE']}', but only train_cifar.py and "
+                        "train_imagenet.py run on several machines: unset it")
+    _check_variables(environ)
+    for name, value in (("MXNET_USE_OPERATOR_TUNING", "0"),
+                        ("MXNET_CPU_PARALLEL_SIZE", str(1 << 30)),    # elements
+                        ("OMP_NUM_THREADS", str(physical_cores()))):
+        environ[name] = environ.get(name) or value    # an empty one says nothing
+    return environ["OMP_NUM_THREADS"]
 
 
 def _parse_gpus(gpus):

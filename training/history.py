@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import run_script
 from common.files import replacing, write_text
+from common.screen import printable
 
 __all__ = ["COLUMNS", "History", "open_log", "silent_log", "epoch_line", "epoch_lines",
            "batch_line", "read_metrics", "read_log", "read_history", "draw_curves", "main"]
@@ -35,6 +36,13 @@ class _FileHandler(logging.FileHandler):
             super().close()
 
 
+class _Formatter(logging.Formatter):
+    """For a file that people show on a terminal."""
+
+    def format(self, record):
+        return printable(super().format(record))
+
+
 def open_log(path, screen=None):
     """A logger that writes to `path` (appending) and to the screen.
 
@@ -47,7 +55,7 @@ def open_log(path, screen=None):
     logger.propagate = False
     close_log(logger)
     to_file = _FileHandler(path, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    to_file.setFormatter(_Formatter("%(asctime)s %(message)s"))
     logger.addHandler(to_file)
     logger.addHandler(logging.StreamHandler(screen or sys.stdout))
     return logger

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from common.errors import UserError
+from tests import scripts
 from tests.scripts import ROOT
 from training.device import physical_cores, select_contexts, set_threads
 
@@ -47,6 +48,40 @@ def test_the_user_s_settings_stay():
     set_threads(environ)
     assert environ["MXNET_USE_OPERATOR_TUNING"] == "1"
     assert int(environ["MXNET_CPU_PARALLEL_SIZE"]) > 512 * 3 * 224 * 224
+
+
+@pytest.mark.parametrize("name, value", [
+    ("OMP_NUM_THREADS", "abc"), ("OMP_NUM_THREADS", "0"), ("OMP_NUM_THREADS", "2,3"),
+    ("OMP_NUM_THREADS", "100000"), ("OMP_NUM_THREADS", "9" * 5000), ("OMP_NUM_THREADS", "²"),
+    ("MXNET_CPU_WORKER_NTHREADS", "0"), ("MXNET_CPU_WORKER_NTHREADS", "-1"),
+    ("MXNET_CPU_PRIORITY_NTHREADS", "1.5"), ("MXNET_CPU_TEMP_COPY", "0"),
+    ("MXNET_CPU_PARALLEL_SIZE", "many"), ("MXNET_ENGINE_TYPE", "Naive"),
+    ("MXNET_EXEC_BULK_EXEC_TRAIN", "x"), ("MXNET_MKLDNN_ENABLED", "on")])
+def test_variables_that_would_abort_or_hang_mxnet_are_refused(name, value):
+    with pytest.raises(UserError, match=f"^the environment variable {name} must be "):
+        set_threads({name: value})
+
+
+def test_an_empty_variable_says_nothing():
+    environ = {"OMP_NUM_THREADS": "", "MXNET_CPU_WORKER_NTHREADS": "", "DMLC_ROLE": ""}
+    assert set_threads(environ) == environ["OMP_NUM_THREADS"] == str(physical_cores())
+
+
+@pytest.mark.parametrize("role", ["server", "scheduler", "worker", "x"])
+def test_a_script_of_one_process_is_no_part_of_several_machines(role):
+    with pytest.raises(UserError, match=f"DMLC_ROLE is '{role}', but only train_cifar.py"):
+        set_threads({"DMLC_ROLE": role})
+    assert set_threads({"DMLC_ROLE": role, "OMP_NUM_THREADS": "3"}, takes_part=True) == "3"
+
+
+@pytest.mark.parametrize("script, options", [
+    ("evaluate.py", ("--params", "none.params")), ("gradcam.py", ("--run", "none")),
+    ("export.py", ("--params", "none.params", "--output", "x")), ("search_attention.py", ()),
+    ("compare.py", ("--acts", "relu"))])
+def test_scripts_check_the_variables_before_mxnet_reads_them(script, options, tmp_path):
+    for variables in ({"DMLC_ROLE": "server"}, {"MXNET_CPU_WORKER_NTHREADS": "0"}):
+        result = scripts.run(script, *options, cwd=tmp_path, timeout=60, **variables)
+        scripts.assert_user_error(result, *variables)
 
 
 _COUNT_THREADS = """
