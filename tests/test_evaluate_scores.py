@@ -1,4 +1,4 @@
-"""The figures that evaluate.py and compare.py find, against logits computed by hand."""
+"""The figures that scripts find by evaluating, against logits computed by hand."""
 import csv
 import json
 import re
@@ -9,6 +9,7 @@ from mxnet import nd
 
 import compare
 import evaluate
+import gradcam
 from data import get_dataset
 from data.photos import FolderPhotos, PhotoBatches
 from tests import scripts
@@ -132,3 +133,14 @@ def test_confusion_is_of_images_normalised_for_the_network(files, tmp_path):
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (test.labels, _logits(net, test.images).argmax(axis=1)), 1)
     assert [[int(cell) for cell in row[1:]] for row in rows] == expected.tolist()
+
+
+def test_faithfulness_is_of_images_normalised_for_the_network(files, tmp_path):
+    net = _saved(tmp_path, "net", _described("resnet_v2_cifar", CIFAR, blocks=1))
+    gradcam.main(["--params", str(tmp_path / "net.params"), "--data-dir", str(files), "--count",
+                  "1", "--faithfulness", "7", "--num-gpus", "0", "--output",
+                  str(tmp_path / "a.png")])
+    with open(tmp_path / "a-faithfulness.csv", newline="") as stream:
+        row, = csv.DictReader(stream)
+    log_shares = _log_shares(_logits(net, get_dataset("cifar10", files).test.images[:7]))
+    assert float(row["whole"]) == pytest.approx(np.exp(log_shares.max(axis=1)).mean(), rel=1e-4)

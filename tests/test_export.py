@@ -165,11 +165,11 @@ def _spread(F, x):
     return F.broadcast_axis(F.mean(x, axis=(2, 3), keepdims=True), axis=(2, 3), size=(16, 16))
 
 
-def _total(F, x):
-    """(N, C, H, W) -> (N, C, 1, 1): the sum over positions, as a product with ones."""
+def _quarter(F, x):
+    """(N, C, H, W) -> (N, C, 1, 1): a quarter of the sum, as a product with quarters."""
     rows = F.reshape(x, shape=(0, 0, -3))
-    ones = F.ones_like(F.slice_axis(rows, axis=1, begin=0, end=1))
-    return F.reshape(F.batch_dot(rows, ones, transpose_b=True), shape=(0, 0, 1, 1))
+    quarters = F.ones_like(F.slice_axis(rows, axis=1, begin=0, end=1)) / 4
+    return F.reshape(F.batch_dot(rows, quarters, transpose_b=True), shape=(0, 0, 1, 1))
 
 
 @pytest.mark.parametrize("function", [
@@ -184,11 +184,13 @@ def _total(F, x):
     lambda F, x: F.broadcast_mul(x, F.sum(_spread(F, x), axis=(2, 3), keepdims=True)),
     lambda F, x: F.broadcast_mul(x, F.sum(_spread(F, x), axis=3, keepdims=True)),
     lambda F, x: F.broadcast_mul(x, F.mean(_spread(F, x) * x, axis=1, keepdims=True)),
-    lambda F, x: F.broadcast_mul(x, _total(F, _spread(F, x))),
+    lambda F, x: F.broadcast_mul(x, _quarter(F, x)),
+    lambda F, x: F.broadcast_mul(x, _quarter(F, _spread(F, x))),
     lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=3), axis=3, keepdims=True)),
     lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=-2), axis=2, keepdims=True)),
 ], ids=("mean", "sum", "sum of ones", "im2col", "windows", "sum of spread", "row of spread",
-        "mean of a product", "product of spread", "maximum of rows", "maximum of columns"))
+        "mean of a product", "product", "product of spread", "maximum of rows",
+        "maximum of columns"))
 def test_attributes_that_are_left_out_or_turn_others_round(function):
     net = nn.HybridSequential()
     net.add(nn.HybridLambda(function), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())

@@ -27,9 +27,9 @@ def _rows(accuracy):
             for epoch, (value, speed) in enumerate(zip(reached, (50, 1000, 900, 1100, 9000)))]
 
 
-# Accuracy of each seed at the best epoch.
+# Accuracy of each seed at the best epoch; with two blocks ReLU has the higher ones.
 RUNS = {("relu", 1): (0.60, 0.61, 0.65), ("relu", 2): (0.70, 0.74, 0.71),
-        ("ChaATAC", 1): (0.63, 0.66, 0.66), ("ChaATAC", 2): (0.74, 0.77, 0.76)}
+        ("ChaATAC", 1): (0.63, 0.66, 0.66), ("ChaATAC", 2): (0.66, 0.71, 0.70)}
 
 
 @pytest.fixture(scope="module")
