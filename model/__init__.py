@@ -6,7 +6,7 @@
 
 Importing this package makes MXNet 1.9.1 importable on current Pythons and NumPys (see
 `mxnet_compat`). MXNet itself is imported with the first name that is asked for, so that
-``python -m model.complexity --help`` answers at once.
+scripts that only need the names answer at once.
 """
 import importlib
 

@@ -1,0 +1,245 @@
+"""Parameters and multiply-adds of a network, layer by layer, and the paper's table.
+
+    python -m tools.complexity --model resnet50_v1b --activation ChaATAC --format markdown
+    python -m tools.complexity --model resnet_v2_cifar --set blocks=3 --input-size 32
+    python -m tools.complexity --table
+
+`model.complexity` tells what is counted.
+"""
+import argparse
+import ast
+import sys
+from collections import namedtuple
+from functools import partial
+
+__all__ = ["TableRow", "table_rows", "measure_table", "format_layers", "format_table", "main"]
+
+
+# ---------------------------------------------------------------- the paper's table
+
+TableRow = namedtuple("TableRow", "name build params gflops statistics note")
+TableRow.__doc__ = """A row of the paper's ImageNet comparison (Dai et al., arXiv 2007.07729).
+
+`build` makes the network; `params` and `gflops` are the published figures, in millions and
+billions; `statistics` says whether the former count the running statistics.
+"""
+
+# The publications do not state their counting rule: these are the likely reasons.
+_SUM = "about half: the published figure probably counts multiplications and additions apart"
+_LOCAL = f"{_SUM}; its network also has an attention stem, this one a convolutional stem"
+_STRIDE = "the published figure fits the stride in a stage's first 1x1 convolution, here in the 3x3"
+
+
+def _ge_theta_plus(channels):
+    from model.attention import get_attention
+
+    # Stages of 256, 512, ... channels have maps of 56, 28, ... pixels a side.
+    return get_attention("GE", channels, variant="theta+", size=224 * 64 // channels)
+
+
+def table_rows():
+    """The networks of the paper's table, ResNet-50 in both variants.
+
+    Returns
+    -------
+    list of TableRow
+    """
+    from gluoncv.model_zoo import resnet50_v1
+
+    from model.resnet_selfattention import aa_resnet50, fa_resnet50
+    from model.resnet_v1b import resnet50_v1b, resnet50_v1b_atac
+
+    se = partial(resnet50_v1b, attention="SE", attn_options={"use_bias": False})
+    ge = partial(resnet50_v1b, attention=_ge_theta_plus)
+    return [
+        TableRow("ResNet-50 v1", resnet50_v1, 25.6, 3.86, False,
+                 "GluonCV's 1x1 convolutions have biases"),
+        TableRow("ResNet-50 v1b", resnet50_v1b, 25.6, 3.86, False, _STRIDE),
+        TableRow("SE-ResNet-50", se, 28.1, 3.87, False, _STRIDE),
+        TableRow("AA-ResNet-50", aa_resnet50, 25.8, 8.3, False, _SUM),
+        TableRow("FA-ResNet-50", fa_resnet50, 18.0, 7.2, False, _LOCAL),
+        TableRow("GE-theta+-ResNet-50", ge, 33.7, 3.87, False, _STRIDE),
+        TableRow("ATAC-ResNet-50", resnet50_v1b_atac, 28.0, 4.4, True, ""),
+    ]
+
+
+def measure_table(rows=None):
+    """Count every row of the table, for an image of 224 x 224 pixels.
+
+    Returns
+    -------
+    list of (TableRow, Complexity)
+    """
+    from model.complexity import count
+
+    return [(row, count(row.build())) for row in rows or table_rows()]
+
+
+# ---------------------------------------------------------------- text
+
+def _format_rows(header, rows, style):
+    """A table whose first column is flush left, the others flush right."""
+    cells = [header, *rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [[row[0].ljust(widths[0]), *(cell.rjust(widths[i + 1])
+                                         for i, cell in enumerate(row[1:]))] for row in cells]
+    if style == "markdown":
+        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+        return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join(["  ".join(lines[0]).rstrip(), rule,
+                      *("  ".join(line).rstrip() for line in lines[1:])])
+
+
+def format_layers(complexity, style="text"):
+    """The layer table of a `Complexity`, and its totals below."""
+    header = ["layer", "operator", "output", "parameters", "multiply-adds", "paper's rule"]
+    rows = [[layer.name, layer.op, "x".join(map(str, layer.output_shape)),
+             *(f"{value:,}" for value in layer[3:])] for layer in complexity.layers]
+    total = complexity
+    return "\n".join([
+        _format_rows(header, rows, style), "",
+        f"parameters: {total.num_params:,} trained, "
+        f"{total.num_params_with_statistics:,} with running statistics"
+        f"{'' if style == 'text' else '  '}",
+        f"GFLOPs: {total.multiply_adds / 1e9:.3f} (a multiply-add counted once), "
+        f"{total.reference_flops / 1e9:.3f} (by the rule of the paper's code)"])
+
+
+def format_table(measured, style="text"):
+    """The paper's table beside what was measured, with a note for every row that differs."""
+    header = ["network", "params M", "with stat. M", "published M", "diff. %",
+              "GFLOPs", "paper's rule", "published"]
+    rows, notes = [], []
+    for row, total in measured:
+        params = total.num_params_with_statistics if row.statistics else total.num_params
+        difference = 100 * (params / 1e6 / row.params - 1)
+        rows.append([row.name, f"{total.num_params / 1e6:.2f}",
+                     f"{total.num_params_with_statistics / 1e6:.2f}",
+                     f"{row.params:.1f}{'*' if row.statistics else ''}", f"{difference:+.2f}",
+                     f"{total.multiply_adds / 1e9:.2f}", f"{total.reference_flops / 1e9:.3f}",
+                     f"{row.gflops:g}"])
+        notes.extend(_row_notes(row, total, difference))
+    mark = "- " if style == "markdown" else "  "
+    return "\n".join([
+        _format_rows(header, rows, style), "",
+        "GFLOPs: billions of multiply-adds, each counted once, for one image. Paper's rule: see "
+        "model/complexity.py.",
+        "28.0*: the published figure counts the running statistics.",
+        *([""] if notes else []), *(mark + note for note in notes)])
+
+
+def _row_notes(row, total, difference):
+    """Sentences on what does not meet the published figures: parameters by 1 %, FLOPs by 2 %."""
+    if abs(difference) > 1:
+        yield f"{row.name}: {difference:+.2f} % parameters: {row.note}."
+    flops = 100 * (total.multiply_adds / 1e9 / row.gflops - 1)
+    if abs(flops) > 2:
+        yield f"{row.name}: {flops:+.1f} % FLOPs: {row.note}."
+
+
+# ---------------------------------------------------------------- command line
+
+def _assignment(text):
+    """'key=value' -> (key, value), the value a Python literal where it is one."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, not '{text}'")
+    try:
+        return key, ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not '{text}'")
+    return int(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parse_args(argv=None):
+    """Options of the command line; unusable ones end the program with code 2."""
+    parser = _Parser(
+        prog="python -m tools.complexity",
+        description="Parameters and multiply-adds of a network, layer by layer.")
+    parser.add_argument("--model", metavar="NAME", help="network, a name of model.list_models()")
+    parser.add_argument("--table", action="store_true",
+                        help="the paper's ImageNet comparison, rebuilt, in place of one network")
+    parser.add_argument("--classes", type=_positive, metavar="N",
+                        help="number of classes (default: the network's own)")
+    parser.add_argument("--input-size", type=_positive, metavar="N",
+                        help="side of the image in pixels (default: 32 for CIFAR networks, "
+                             "else 224)")
+    parser.add_argument("--format", choices=("text", "markdown"), default="text",
+                        help="how tables are written (default: text)")
+    slots = parser.add_argument_group("slots")
+    slots.add_argument("--activation", "--act-type", metavar="UNIT",
+                       help="unit of the activation slots")
+    slots.add_argument("--reduction", "--r", type=_positive, metavar="R",
+                       help="that unit's bottleneck: channels / R")
+    slots.add_argument("--act-layers", type=int, metavar="N",
+                       help="how many stages (and head) get the unit")
+    slots.add_argument("--act-order", metavar="ORDER", help="'bac': the last of them; 'pre': "
+                                                            "the first")
+    slots.add_argument("--replace-act", metavar="UNIT", help="unit of the other stages")
+    slots.add_argument("--attention", metavar="UNIT", help="unit of the attention slots")
+    for name, whose in (("set", "network"), ("set-act", "activation unit"),
+                        ("set-attn", "attention unit")):
+        slots.add_argument(f"--{name}", type=_assignment, action="append", default=[],
+                           metavar="NAME=VALUE", help=f"any other option of the {whose}; "
+                                                      "may be repeated")
+    args = parser.parse_args(argv)
+    if bool(args.model) == args.table:
+        parser.error("give either --model NAME or --table")
+    if args.table and (args.input_size or _options(args)):
+        parser.error("--table is of fixed networks at 224 pixels: it takes --format only")
+    return args
+
+
+def _options(args):
+    """The keyword arguments of `model.get_model` that the command line asks for."""
+    options = dict(args.set)
+    for name in ("classes", "activation", "act_layers", "act_order", "replace_act", "attention"):
+        if getattr(args, name) is not None:
+            options[name] = getattr(args, name)
+    act_options, attn_options = dict(args.set_act), dict(args.set_attn)
+    if args.reduction is not None:
+        act_options["reduction"] = args.reduction
+    if act_options:
+        options["act_options"] = act_options
+    if attn_options:
+        options["attn_options"] = attn_options
+    return options
+
+
+def _report(args):
+    from model import get_model
+    from model.complexity import count
+
+    if args.table:
+        return format_table(measure_table(), args.format)
+    size = args.input_size or (32 if "cifar" in args.model.lower() else 224)
+    net = get_model(args.model, **_options(args))
+    return format_layers(count(net, (1, 3, size, size)), args.format)
+
+
+def main(argv=None):
+    """Print what the command line asks for; returns the exit code, 2 for unusable options."""
+    args = parse_args(argv)
+    try:
+        print(_report(args))
+    except (ValueError, TypeError) as error:
+        print(f"python -m tools.complexity: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
