@@ -59,7 +59,8 @@ def make_parser():
     add = grid.add_argument
     add("--grid", metavar="FILE.json",
         help='{"options": {...}, "grids": [{"act_type": ["relu", ...], "seed": [0, 1]}, ...]}, '
-             "with any options of train_cifar.py")
+             "with any options of train_cifar.py; may hold published figures to stand beside the "
+             "runs, as studies/paper.json does")
     add("--acts", type=names, metavar="A,B", help="units of the activation slots")
     add("--blocks", type=list_of(positive_int), metavar="B,B", help="blocks per stage")
     add("--attentions", type=names, metavar="A,B",

@@ -136,8 +136,9 @@ def _description(folder):
     options = train_cifar.make_parser().parse_args(["--act-type", "ChaATAC", "--blocks", "1"])
     content = {**describe(options), "epoch": 3, "val_name": "test",
                "figures": {"val_accuracy": 0.5, "val_loss": 1.5},
-               "dataset": {"name": "cifar10", "classes": 10, "class_names": ["a"] * 10,
-                           "mean": [0.5] * 3, "std": [0.2] * 3, "image_size": 32}}
+               "dataset": {"name": "cifar10", "classes": 10, "outputs": 10,
+                           "class_names": ["a"] * 10, "mean": [0.5] * 3, "std": [0.2] * 3,
+                           "image_size": 32}}
     return read, (UserError,), folder / "net.json", json.dumps(content).encode()
 
 
