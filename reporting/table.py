@@ -28,7 +28,8 @@ _RECIPE_FIRST = ("dataset", "limit_train", "val_split", "padding", "num_epochs",
 
 @cache
 def _counted(description):
-    from model.complexity import count
+    from graph.cost import count
+    from graph.graph import trace
     from model.zoo import build
 
     description = json.loads(description)
@@ -37,7 +38,7 @@ def _counted(description):
         size, outputs = dataset["image_size"], count_outputs(description)
         if outputs is None:
             return Cost(None, None)
-        counted = count(build(description, outputs), (1, 3, size, size))
+        counted = count(trace(build(description, outputs), (3, size, size)))
     except (KeyError, ValueError, TypeError):
         return Cost(None, None)
     return Cost(counted.num_params, counted.multiply_adds)

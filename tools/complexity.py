@@ -4,7 +4,7 @@
     python -m tools.complexity --model resnet_v2_cifar --set blocks=3 --input-size 32
     python -m tools.complexity --table
 
-`model.complexity` tells what is counted.
+`graph.cost` tells what is counted.
 """
 import argparse
 import ast
@@ -70,9 +70,10 @@ def measure_table(rows=None):
     -------
     list of (TableRow, Complexity)
     """
-    from model.complexity import count
+    from graph.cost import count
+    from graph.graph import trace
 
-    return [(row, count(row.build())) for row in rows or table_rows()]
+    return [(row, count(trace(row.build(), (3, 224, 224)))) for row in rows or table_rows()]
 
 
 # ---------------------------------------------------------------- text
@@ -124,7 +125,7 @@ def format_table(measured, style="text"):
     return "\n".join([
         _format_rows(header, rows, style), "",
         "GFLOPs: billions of multiply-adds, each counted once, for one image. Paper's rule: see "
-        "model/complexity.py.",
+        "graph/cost.py.",
         "28.0*: the published figure counts the running statistics.",
         *([""] if notes else []), *(mark + note for note in notes)])
 
@@ -220,14 +221,15 @@ def _options(args):
 
 
 def _report(args):
+    from graph.cost import count
+    from graph.graph import trace
     from model import get_model
-    from model.complexity import count
 
     if args.table:
         return format_table(measure_table(), args.format)
     size = args.input_size or (32 if "cifar" in args.model.lower() else 224)
     net = get_model(args.model, **_options(args))
-    return format_layers(count(net, (1, 3, size, size)), args.format)
+    return format_layers(count(trace(net, (3, size, size))), args.format)
 
 
 def main(argv=None):

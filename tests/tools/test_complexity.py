@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model.complexity import count
+from graph.cost import count
+from graph.graph import trace
 from model.resnet_v2_cifar import ResNetV2CIFAR
 from tools import complexity
 from tools.complexity import main
@@ -56,7 +57,7 @@ def test_layer_table_of_a_network(capsys):
                  "--r", "4", "--act-layers", "1", "--classes", "100"]) == 0
     lines = capsys.readouterr().out.splitlines()
     net = ResNetV2CIFAR(1, 100, "ChaATAC", {"reduction": 4}, act_layers=1)
-    total = count(net, (1, 3, 32, 32))
+    total = count(trace(net, (3, 32, 32)))
     assert lines[0].split() == ["layer", "operator", "output", "parameters", "multiply-adds",
                                 "paper's", "rule"]
     assert len(lines) == len(total.layers) + 5
