@@ -188,9 +188,11 @@ def _quarter(F, x):
     lambda F, x: F.broadcast_mul(x, _quarter(F, _spread(F, x))),
     lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=3), axis=3, keepdims=True)),
     lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=-2), axis=2, keepdims=True)),
+    lambda F, x: x * F.contrib.BilinearResize2D(F.Pooling(
+        x, kernel=(2, 2), stride=(2, 2), pool_type="avg"), x, mode="like"),
 ], ids=("mean", "sum", "sum of ones", "im2col", "windows", "sum of spread", "row of spread",
         "mean of a product", "product", "product of spread", "maximum of rows",
-        "maximum of columns"))
+        "maximum of columns", "enlarged"))
 def test_attributes_that_are_left_out_or_turn_others_round(function):
     net = nn.HybridSequential()
     net.add(nn.HybridLambda(function), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())
