@@ -17,6 +17,7 @@ from model.resnet_selfattention import (
     fa_resnet50,
 )
 from model.resnet_v1b import GroupNorm
+from tests.model.formulas import windows
 
 SMALL = (1, 1, 1, 1)
 
@@ -129,7 +130,74 @@ def test_shares_of_the_attention(channels, convolved, keys):
     assert layer.attention.qkv.weight.shape[0] == 2 * keys + channels - convolved
 
 
+def _pooled(x, stride):
+    """Mean over 3x3 positions of the map, those beyond its edge left out."""
+    return np.nanmean(windows(x, 3, stride, 1, value=np.nan), axis=(4, 5))
+
+
+def _enlarged(x, height, width):
+    """Bilinear, corner to corner."""
+    for axis, size in ((2, height), (3, width)):
+        old = np.arange(x.shape[axis])
+        new = np.linspace(0, x.shape[axis] - 1, size)
+        x = np.apply_along_axis(lambda line, new=new, old=old: np.interp(new, old, line), axis, x)
+    return x
+
+
+@pytest.mark.parametrize("stride, pool", [(1, True), (2, False), (2, True)])
+def test_augmentation_attends_on_pooled_maps(stride, pool):
+    layer = initialised(AugmentedConv(128, size=7, stride=stride, pool=pool))
+    x = np.random.RandomState(1).normal(size=(2, 128, 9, 7))
+    seen = x if stride == 1 else _pooled(x, stride)
+    context = layer.attention(nd.array(_pooled(seen, 2) if pool else seen)).asnumpy()
+    if pool:
+        context = _enlarged(context, *seen.shape[2:])
+    np.testing.assert_allclose(layer(nd.array(x))[:, 112:].asnumpy(), context, rtol=1e-3,
+                               atol=1e-3)
+
+
+def test_defaults_of_the_layers():
+    for plain, explicit in (
+            (LocalSelfAttention(16), LocalSelfAttention(16, 8, 7, 1, 1)),
+            (RelativeSelfAttention(16, 16, 8), RelativeSelfAttention(16, 16, 8, 8, 14)),
+            (AugmentedConv(128), AugmentedConv(128, 0.2, 0.1, 20, 8, 14, 1, 1, False))):
+        plain, explicit = ([(key, parameter.shape) for key, parameter
+                            in layer._collect_params_with_prefix().items()]
+                           for layer in (plain, explicit))
+        assert plain == explicit
+
+
 # ---------------------------------------------------------------- networks
+
+def _assert_layers(net, size, layers):
+    """Each conv2 of the last three stages does what one of `layers` does with its parameters."""
+    seen = []
+    for stage in net.stages()[1:]:
+        for block in stage:
+            block.conv2.register_forward_hook(
+                lambda layer, inputs, out: seen.append((layer, inputs[0], out)))
+    net(nd.random.normal(shape=(1, 3, size, size)))
+    assert len(seen) == len(layers)
+    for (layer, x, out), expected in zip(seen, layers):
+        expected.initialize()
+        for key, parameter in layer._collect_params_with_prefix().items():
+            expected._collect_params_with_prefix()[key].set_data(parameter.data())
+        np.testing.assert_array_equal(expected(x).asnumpy(), out.asnumpy())
+
+
+# Of the last three stages' blocks (1, 2, 1): stride, dilation, distance of the attended points.
+@pytest.mark.parametrize("dilated, places", [
+    (False, [(2, 1, 16), (2, 1, 16), (1, 1, 16), (2, 1, 32)]),
+    (True, [(2, 1, 16), (1, 1, 8), (1, 2, 8), (1, 2, 8)])])
+def test_where_the_networks_attend(dilated, places):
+    widths = (128, 256, 256, 512)
+    net = initialised(aa_resnet50(layers=(1, 1, 2, 1), input_size=96, dilated=dilated))
+    _assert_layers(net, 96, [
+        AugmentedConv(width, size=96 // distance, stride=stride, dilation=dilation, pool=i == 0)
+        for i, (width, (stride, dilation, distance)) in enumerate(zip(widths, places))])
+    net = initialised(fa_resnet50(layers=(1, 1, 2, 1), heads=4, kernel_size=3, dilated=dilated))
+    _assert_layers(net, 32, [LocalSelfAttention(width, 4, 3, stride, dilation)
+                             for width, (stride, dilation, _) in zip(widths, places)])
 
 @pytest.mark.parametrize("build", [fa_resnet50, aa_resnet50])
 @pytest.mark.parametrize("options", [
