@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import UserError, run_script
 from common.files import replacing, write_text
+from common.tables import markdown_text
 from data import DataError
 from training.device import set_threads
 from training.options import Parser, names, natural, positive_int
@@ -156,7 +157,7 @@ def make_report(options, runs, gallery=(), published=None):
     recipe = table.common_recipe(runs)
     lead = f"{count(runs, 'run')} of {count(compared, 'configuration')}" + (
         f"; common to all: {recipe}." if recipe else ".")
-    text = f"{lead}\n\n" + "\n".join(map(table.to_markdown, tables))
+    text = f"{markdown_text(lead)}\n\n" + "\n".join(map(table.to_markdown, tables))
 
     out = make_folder(options.out)
     write_text(out / "table.md", text)

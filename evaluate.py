@@ -16,6 +16,7 @@ import time
 
 from common.errors import UserError, run_script
 from common.files import write_text
+from common.tables import csv_cell
 from data import DataError, list_datasets
 from trained import check_fits, count_outputs, find_description, load_network
 from training.device import select_contexts, set_threads
@@ -347,7 +348,7 @@ def append_row(path, row):
     elif before.splitlines()[0] != ",".join(_COLUMNS):
         raise UserError(f"--csv {path} is another table: its columns are not "
                         f"{', '.join(_COLUMNS)}")
-    writer.writerow(row)
+    writer.writerow({column: csv_cell(value) for column, value in row.items()})
     try:
         write_text(path, before + text.getvalue())
     except OSError as error:

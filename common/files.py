@@ -12,8 +12,9 @@ import stat
 from pathlib import Path
 
 from .errors import FileError, MissingFile, UserError
+from .screen import printable
 
-__all__ = ["printable", "home_path", "open_file", "read_bytes", "read_text",
+__all__ = ["home_path", "open_file", "read_bytes", "read_text",
            "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
            "sync_folder", "temporary_path", "is_leftover"]
 
@@ -125,11 +126,6 @@ def write_text(path, text):
 def write_json(path, content):
     """Write a JSON file, atomically. Floats keep every bit."""
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def printable(text):
-    """A path or another's text as it can stand in a line on any screen: no control characters."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in os.fspath(text))
 
 
 def home_path(path, option=""):

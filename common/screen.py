@@ -1,20 +1,25 @@
 """What scripts show: harmless to a terminal, and no reason to end where it cannot be shown."""
 import contextlib
 import os
-import re
 import sys
 
-__all__ = ["Screen", "guard_streams", "printable"]
+__all__ = ["LINES", "Screen", "guard_streams", "printable"]
 
-# Control characters but for line breaks and tabs, what turns the direction of writing or breaks
-# lines unseen, and halves of characters, which stand for bytes of a file name.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-                     "\ud800-\udfff]")
+LINES = "\n\t"
 
 
-def printable(text):
-    """Text of any origin with ``\\x1b`` and its like spelt out; line breaks and tabs stay."""
-    return _UNSAFE.sub(lambda match: ascii(match[0])[1:-1], text)
+def printable(text, keep=""):
+    """A path or text of any origin as it can be shown: control characters, unseen ones and those
+    that stand for bytes of a file name are spelt out, such as ``\\x1b``.
+
+    Parameters
+    ----------
+    text : str or path
+    keep : str, optional
+        Characters that stay: `LINES` where there may be several lines.
+    """
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1]
+                   for c in os.fspath(text))
 
 
 class _Guarded:
@@ -63,7 +68,7 @@ class Screen:
         self.controls = _Guarded(stream)
 
     def write(self, text):
-        self.controls.write(printable(text))
+        self.controls.write(printable(text, LINES))
         return len(text)
 
     def __getattr__(self, name):

@@ -23,7 +23,8 @@ import os
 from pathlib import Path
 
 from common.errors import DataError
-from common.files import home_path, printable, read_bytes, read_text, scratch_folder
+from common.files import home_path, read_bytes, read_text, scratch_folder
+from common.screen import printable
 from data.dataset import Dataset, ImageSet, register_dataset
 
 __all__ = ["MEAN", "STD", "load_cifar10", "load_cifar100", "load_cifar100_authors",

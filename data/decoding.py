@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 from common.errors import DataError
-from common.files import printable
+from common.screen import printable
 
 __all__ = ["MOST_BYTES", "SUFFIXES", "decode", "image_format",
            "turned_in_evaluation_alone"]

@@ -19,7 +19,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from common.errors import DataError, UserError
-from common.files import open_file, printable
+from common.files import open_file
+from common.screen import printable
 
 __all__ = ["fetch", "unpack"]
 

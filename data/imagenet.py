@@ -20,7 +20,8 @@ from functools import cached_property
 import numpy as np
 
 from common.errors import DataError, run_script
-from common.files import home_path, open_file, printable, read_text
+from common.files import home_path, open_file, read_text
+from common.screen import printable
 from data.decoding import decode, image_format
 from data.photos import FolderPhotos, PhotoBatches, list_classes
 from data.recordio import read_head, read_image_record

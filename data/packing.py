@@ -11,14 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from common.errors import DataError, UserError
-from common.files import (
-    home_path,
-    open_file,
-    printable,
-    read_bytes,
-    replacing,
-    scratch_folder,
-)
+from common.files import home_path, open_file, read_bytes, replacing, scratch_folder
+from common.screen import printable
 from data.decoding import MOST_BYTES, decode, turned_in_evaluation_alone
 from data.imagenet import RecordFile
 from data.photos import list_photos

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError, FileError
-from common.files import printable, read_bytes
+from common.files import read_bytes
+from common.screen import printable
 from data.batches import _ahead
 from data.decoding import MOST_BYTES, SUFFIXES, decode
 from data.streams import bit_stream, permutation, uniform

@@ -15,7 +15,8 @@ import argparse
 from pathlib import Path
 
 from common.errors import UserError, run_script
-from common.files import home_path, printable, replacing
+from common.files import home_path, replacing
+from common.screen import printable
 from data.dataset import Dataset, ImageSet, register_dataset
 
 __all__ = ["CLASS_NAMES", "MEAN", "STD", "load_shapes", "draw_split", "write_cifar_files"]

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from common.files import replacing
+from common.plots import make_figure, save_figure
 
 from .faithfulness import enlarge
 from .gates import BINS
@@ -43,8 +41,7 @@ class _Sheet:
 
     def __init__(self, width, height, dpi):
         self.width, self.height = width, height
-        self.figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
-        FigureCanvasAgg(self.figure)
+        self.figure = make_figure(width, height, dpi, facecolor="white")
 
     def axes(self, left, top, width, height, **kwargs):
         return self.figure.add_axes([left / self.width, 1 - (top + height) / self.height,
@@ -54,8 +51,7 @@ class _Sheet:
         self.figure.text(left / self.width, 1 - top / self.height, text, **kwargs)
 
     def save(self, path):
-        with replacing(path) as temporary:
-            self.figure.savefig(temporary, format="png", pil_kwargs={"optimize": True})
+        save_figure(self.figure, path, pil_kwargs={"optimize": True})
 
 
 def _smooth(image):

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.files import printable, read_bytes
+from common.files import read_bytes
+from common.screen import printable
 from data.decoding import MOST_BYTES, decode
 from data.photos import few, find_images
 

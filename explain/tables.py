@@ -1,14 +1,12 @@
 """Tables as Markdown, for people, and as CSV, for programs."""
-import csv
-import io
-
 from common.files import write_text
+from common.tables import csv_text, markdown_text
 
 __all__ = ["markdown", "write_csv"]
 
 
 def _cell(value):
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else markdown_text(str(value))
 
 
 def markdown(rows):
@@ -24,8 +22,4 @@ def markdown(rows):
 
 def write_csv(path, rows):
     """Write dicts with the same keys as CSV, atomically. Floats keep every bit."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(rows[0], [row.values() for row in rows]))

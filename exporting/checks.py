@@ -3,6 +3,8 @@ import math
 
 import numpy as np
 
+from common.screen import printable
+
 __all__ = ["check_contents", "check_soundness", "first_line"]
 
 # Values of one tensor, for one image; and the side of an image.
@@ -44,7 +46,7 @@ def first_line(error):
     """What an error says, as one printable line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+    return printable(text)[:300]
 
 
 def _check_opsets(onnx, model):

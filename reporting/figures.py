@@ -3,7 +3,8 @@ import itertools
 
 import numpy as np
 
-from common.files import replacing
+from common.plots import make_figure, save_figure
+from common.screen import printable
 
 __all__ = ["draw_curves", "draw_depths", "draw_sizes", "draw_confusion"]
 
@@ -15,17 +16,11 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def _figure(width, height):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return make_figure(width, height, 150, layout="constrained")
 
 
 def _save(figure, path):
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    save_figure(figure, path, metadata={"Software": None})
 
 
 def _style(index):
@@ -56,11 +51,10 @@ def _scale(axes):
 
 
 def _legend(figure, lines, names, columns):
-    """A legend below; names are shown as they are, never read as formulas."""
+    """A legend below. Matplotlib leaves out names that begin with _, so they are set later."""
     legend = figure.legend(lines, [str(i) for i in range(len(names))], frameon=False,
                            loc="outside lower center", ncols=columns, fontsize=8.5)
     for text, name in zip(legend.get_texts(), names):
-        text.set_parse_math(False)
         text.set_text(name if len(name) <= 90 else name[:89] + "…")
 
 
@@ -210,8 +204,9 @@ def draw_confusion(matrix, names, path):
     axes.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     if named:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
-        axes.set_yticks(range(count), names[:count], parse_math=False)
+        names = list(map(printable, names))
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(count), names[:count])
         for row, column in zip(*np.nonzero(shares >= 0.005)):
             axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center",
                       fontsize=7.5, color="white" if shares[row, column] > 0.55 else "#222222")

@@ -1,9 +1,10 @@
 """One HTML page that holds everything: no script, no network, pictures inside."""
 import base64
-from html import escape
+import html
 from pathlib import Path
 
 from common.errors import UserError
+from common.screen import LINES, printable
 
 __all__ = ["make_page", "section", "picture", "table_section", "check_png"]
 
@@ -44,6 +45,11 @@ figcaption { color: var(--soft); font-size: .84rem; margin-top: .4rem; overflow-
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 @media print { main { max-width: none; padding: 0; } .scroll { overflow: visible; } }
 """
+
+
+def escape(text):
+    """Text of any origin as HTML that shows it."""
+    return html.escape(printable(text, LINES))
 
 
 def check_png(path):
@@ -94,9 +100,10 @@ def _class(flush, cell):
 
 def _cell(text):
     """Escaped, and without breaks inside '84.93 ± 0.05', '0: 84.93' and 'accuracy %'."""
+    text = escape(text)
     for plain, kept in ((": ", ":\u00a0"), (" %", "\u00a0%"), (" ± ", "\u00a0±\u00a0")):
         text = text.replace(plain, kept)
-    return escape(text)
+    return text
 
 
 def section(title, content, lead=""):

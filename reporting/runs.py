@@ -10,6 +10,7 @@ from statistics import median
 
 from common.errors import MissingFile, UserError
 from common.files import read_json
+from common.screen import printable
 from training.history import read_metrics
 from training.options import NOT_COMPUTING, Parser, add_cifar_network_options
 
@@ -160,11 +161,6 @@ def option_text(key, value):
     return key if value is True else f"{key}={value}"
 
 
-def printable(text):
-    """Text without control characters and line breaks."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
-
-
 # ---- reading ----------------------------------------------------------------------------------
 
 def load_run(folder):
@@ -191,7 +187,7 @@ def load_run(folder):
     params = _params_folder(folder, config)
     return FinishedRun(printable(folder.name), folder, params, _checked_config(config),
                        _description(params, config), rows, last, best,
-                       printable(result.get("val_name", "test")), _test_accuracies(result),
+                       printable(str(result.get("val_name", "test"))), _test_accuracies(result),
                        _images_per_step(result))
 
 
@@ -310,7 +306,7 @@ def load_runs(folders, log):
         try:
             run = load_run(folder)
         except DamagedRun as error:
-            log(f"skipped: {printable(folder)} {printable(error)}")
+            log(f"skipped: {printable(folder)} {printable(str(error))}")
             continue
         if run.name in names:
             run = FinishedRun(**{**vars(run), "name": printable(folder)})

@@ -1,12 +1,11 @@
 """Tables of runs and configurations, as markdown and as CSV."""
-import csv
-import io
 import json
 import math
 from collections import namedtuple
 from functools import cache
 
 from common.errors import UserError
+from common.tables import csv_text, markdown_text
 from trained import count_outputs
 
 from .means import mean, paired_difference
@@ -338,32 +337,24 @@ def released_table(scored):
 
 # ---- text -------------------------------------------------------------------------------------
 
-def _markdown_cell(text):
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
-
-
 def to_markdown(table):
     """The table with its title and notes, columns aligned in the text too."""
     left = [name.startswith("<") for name in table.header]
-    cells = [[_markdown_cell(name.lstrip("<")) for name in table.header],
-             *([_markdown_cell(cell) for cell in row] for row in table.rows)]
+    cells = [[markdown_text(name.lstrip("<")) for name in table.header],
+             *([markdown_text(cell) for cell in row] for row in table.rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(left))]
     lines = [[cell.ljust(width) if flush else cell.rjust(width)
               for cell, width, flush in zip(row, widths, left)] for row in cells]
     rule = ["-" * width if flush else "-" * (width - 1) + ":" for width, flush in
             zip(widths, left)]
     body = "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
-    return "\n".join([f"## {_markdown_cell(table.title)}", "", body, "",
-                      *(f"- {_markdown_cell(note)}" for note in table.notes)]) + "\n"
+    return "\n".join([f"## {markdown_text(table.title)}", "", body, "",
+                      *(f"- {markdown_text(note)}" for note in table.notes)]) + "\n"
 
 
 def _csv(header, rows):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([["" if isinstance(cell, float) and math.isnan(cell) else cell
-                       for cell in row] for row in rows])
-    return text.getvalue()
+    return csv_text(header, [["" if isinstance(cell, float) and math.isnan(cell) else cell
+                              for cell in row] for row in rows])
 
 
 _EPOCH_FIGURES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")

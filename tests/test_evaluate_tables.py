@@ -20,6 +20,11 @@ def test_rows_are_appended_to_a_table(tmp_path):
     assert lines[2].startswith('"a, b",1,')
 
 
+def test_a_file_s_name_is_no_formula(tmp_path):
+    evaluate.append_row(tmp_path / "a.csv", {**_ROW, "params": "=1+1.params", "top1_error": -0.5})
+    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("'=1+1.params,1,1,1,-0.5,")
+
+
 def test_another_table_is_left_alone(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("x,y\n1,2\n")

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 from common.errors import run_script
-from common.files import replacing, write_text
-from common.screen import printable
+from common.files import write_text
+from common.plots import make_figure, save_figure
+from common.screen import LINES, printable
 
 __all__ = ["COLUMNS", "History", "open_log", "silent_log", "epoch_line", "epoch_lines",
            "batch_line", "read_metrics", "read_log", "read_history", "draw_curves", "main"]
@@ -40,7 +41,7 @@ class _Formatter(logging.Formatter):
     """For a file that people show on a terminal."""
 
     def format(self, record):
-        return printable(super().format(record))
+        return printable(super().format(record), LINES)
 
 
 def open_log(path, screen=None):
@@ -217,8 +218,6 @@ def draw_curves(rows, path, title, val_name="test"):
     val_name : str
         What the validation images are ("test", "validation").
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     epochs = [row["epoch"] + 1 for row in rows]
@@ -228,8 +227,7 @@ def draw_curves(rows, path, title, val_name="test"):
         ("cross-entropy", [row["train_loss"] for row in rows],
          [row["val_loss"] for row in rows]))
     series = [curves for curves in series if any(map(math.isfinite, curves[1] + curves[2]))]
-    figure = Figure(figsize=(4.5 * max(len(series), 1), 3.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(4.5 * max(len(series), 1), 3.6, 110, layout="constrained")
     panels = figure.subplots(1, max(len(series), 1), squeeze=False)[0]
     for axes, (name, train, val) in zip(panels, series):
         marker = "o" if len(rows) <= 40 else None
@@ -243,8 +241,7 @@ def draw_curves(rows, path, title, val_name="test"):
         if not any(map(math.isinf, train + val)):
             axes.set_ylim(bottom=0)
     figure.suptitle(title)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def main(argv=None):

@@ -3,7 +3,8 @@ import csv
 import io
 import math
 
-from common.files import replacing, write_text
+from common.files import write_text
+from common.plots import make_figure, save_figure
 
 __all__ = ["structure_rows", "write_structure_rows", "structure_table", "draw_weights"]
 
@@ -73,16 +74,12 @@ def draw_weights(rows, operations, path, title, warmup_epochs, derive):
     derive : callable
         ``derive(weights)`` -> the operation to name in a block's panel.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     blocks = 1 + max(row["block"] for row in rows)
     columns = min(blocks, _COLUMNS)
     lines = math.ceil(blocks / columns)
-    figure = Figure(figsize=(2.4 * columns + 0.8, 1.9 * lines + 1.0), dpi=110,
-                    layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(2.4 * columns + 0.8, 1.9 * lines + 1.0, 110, layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
     handles = []
     for block, axes in enumerate(panels):
@@ -107,5 +104,4 @@ def draw_weights(rows, operations, path, title, warmup_epochs, derive):
     figure.legend(handles=handles, loc="outside lower center", ncols=len(operations),
                   frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)

@@ -1,11 +1,12 @@
 """What is shown, and what happens where it cannot be shown: real streams of real processes."""
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from common.params import read_params
-from common.screen import printable
+from common.screen import LINES, printable
 from tests import scripts
 
 _SAYS = """
@@ -97,5 +98,6 @@ def test_a_run_without_a_screen_is_trained(tmp_path):
 
 
 def test_text_of_every_kind():
-    assert printable("plain ä 漢 🙂\n\ttext") == "plain ä 漢 🙂\n\ttext"
+    assert printable("plain ä 漢 🙂\n\ttext", LINES) == "plain ä 漢 🙂\n\ttext"
+    assert printable(Path("a\n\tb")) == r"a\n\tb"
     assert printable("\x00\x1b\x7f\x9b\u2028\u2066") == r"\x00\x1b\x7f\x9b\u2028\u2066"

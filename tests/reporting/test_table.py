@@ -149,6 +149,17 @@ def test_markdown_is_aligned_and_escaped():
         "| c        |  22.5 |\n\n- note\n")
 
 
+def test_a_run_s_name_is_no_formula_and_no_link(tmp_path):
+    folder = write_run(tmp_path, "=1+1 [x](https:evil) \x1b[31m")
+    runs = load_runs([folder], print)
+    made = configurations(runs)
+    row, = _read(table.run_csv(runs, made))
+    assert row["run"] == r"'=1+1 [x](https:evil) \x1b[31m"
+    assert r"=1+1 [x]\(https:evil) \\x1b[31m" in table.to_markdown(table.run_table(runs, made))
+    row, = _read(table.configuration_csv(configurations(runs, [("@SUM(A1)", "*")])))
+    assert row["network"] == "'@SUM(A1)" or row["units"] == "'@SUM(A1)"
+
+
 def _chosen_by_validation(folder, accuracy):
     result = json.loads((folder / "result.json").read_text())
     result.update(val_name="validation")

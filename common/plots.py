@@ -1,0 +1,39 @@
+"""Figures: made without a display, their text never read as formulas, written atomically."""
+from .files import replacing
+from .screen import LINES, printable
+
+__all__ = ["make_figure", "save_figure"]
+
+
+def make_figure(width, height, dpi, **kwargs):
+    """An empty Matplotlib figure.
+
+    Names of classes, runs and files are drawn as they are: without this a $ in one begins a
+    formula, or under a user's own settings TeX, and one that cannot be parsed is an error.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+    dpi : int
+    **kwargs
+        Of `matplotlib.figure.Figure`.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update({"text.parse_math": False, "text.usetex": False})
+    figure = Figure(figsize=(width, height), dpi=dpi, **kwargs)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure, path, **kwargs):
+    """Write a PNG file, atomically; further arguments are those of `Figure.savefig`."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_text(printable(text.get_text(), LINES))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", **kwargs)
