@@ -155,23 +155,25 @@ def find_params(options):
 
 def find_released(options):
     """The released parameters that the options name, verified."""
-    from model import zoo
+    from runs import released
+    from runs.describe import describe
 
     name = options.pretrained or options.model
     if not name:
         raise UserError("--pretrained needs a name, its own or that of --model")
     try:
-        if options.pretrained or name.lower() in {each.name.lower() for each in zoo.RELEASED}:
-            return zoo.released_by_name(name)
-        return zoo.find_released(zoo.describe(options), options.dataset or "cifar10")
+        if options.pretrained or name.lower() in {
+                each.name.lower() for each in released.RELEASED}:
+            return released.released_by_name(name)
+        return released.find_released(describe(options), options.dataset or "cifar10")
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
 def score_released(options, contexts):
     """Score everything that is released; the exit code says whether all is as listed."""
-    from model.zoo import RELEASED, verify_file
     from reporting.table import released_table, to_markdown
+    from runs.released import RELEASED, verify_file
 
     found = []
     for released in choose_released(options, RELEASED):

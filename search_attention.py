@@ -125,7 +125,7 @@ def check_options(options):
 def describe_searchable(options):
     """The plain network's description, the kind of attention, and the units' options."""
     from model.structure import KINDS
-    from model.zoo import describe
+    from runs.describe import describe
 
     description = describe(options)
     kind = description["options"].pop("attention")
@@ -181,7 +181,7 @@ def write_structure(options, run, description, kind, unit_options, log, operatio
 
 def training_command(options, description, structure):
     """What trains a structure in the network, and on the data, of its search."""
-    from model.zoo import script_options
+    from runs.describe import script_options
 
     # What was not given is the network's own there, too.
     network = {name: value for name, value in script_options(description).items()

@@ -46,7 +46,9 @@ def main(argv=None):
     join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
-    from model.zoo import build, describe, load_weights
+    from model.zoo import build
+    from runs.describe import describe
+    from runs.weights import load_weights
     from training.session import Recipe, train
 
     return train(parser, argv, Recipe(describe, build, load_weights, make_batches,

@@ -123,7 +123,8 @@ def main(argv=None):
     join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
-    from model.zoo import build, load_weights
+    from model.zoo import build
+    from runs.weights import load_weights
     from training.session import Recipe, train
 
     return train(parser, argv, Recipe(
@@ -133,16 +134,17 @@ def main(argv=None):
 
 def describe(options):
     """The network that the options ask for, and where its weights come from."""
-    from model import zoo
+    from runs.describe import describe as describe_network
+    from runs.released import find_released
 
     check(options)
     if options.act_type is None and options.model.lower().endswith("_v1b"):
         options.act_type = "ChaATAC"
     if options.drop_rate:
         options.final_drop, options.drop_rate = options.drop_rate, None
-    description = zoo.describe(options)
+    description = describe_network(options)
     if options.pretrained:
-        options.resume_from = str(zoo.find_released(description, options.dataset).path)
+        options.resume_from = str(find_released(description, options.dataset).path)
     return description
 
 
@@ -204,7 +206,8 @@ def load_teacher(options, classes, contexts):
     from mxnet import nd
 
     from graph.fast_cpu import hybridize
-    from model.zoo import MODELS, load_weights
+    from model.zoo import MODELS
+    from runs.weights import load_weights
     from trained import load_network, read_description
 
     path = options.teacher_params

@@ -44,7 +44,7 @@ def find_description(path, options):
         if not options.model or not options.dataset:
             raise UserError(f"{path} has no description beside it ({beside.name}): say what it "
                             "holds with --model, --dataset and the options of the network")
-        from model.zoo import describe
+        from runs.describe import describe
         return describe(options)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -182,7 +182,8 @@ def load_network(path, description, outputs, contexts):
     UserError
         If the description or the file does not fit.
     """
-    from model.zoo import build, load_weights
+    from model.zoo import build
+    from runs.weights import load_weights
 
     try:
         net = build(description, outputs)

@@ -7,10 +7,8 @@ H. Liu, K. Simonyan, Y. Yang, ICLR 2019, arXiv 1806.09055); the way of largest w
 kept and the network trained anew. After chrisqqq123/Searchable-CBAM, with which values and
 gradients agree.
 """
-import json
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from mxnet import nd
@@ -314,7 +312,7 @@ def structure_unit(operation, kind="CBAM", reduction=16, kernel_size=3, use_bias
                    spatial_statistics=statistics, **options)
 
 
-# ---- structure.json ----
+# ---- structures ----
 
 @dataclass(frozen=True)
 class Structure:
@@ -371,39 +369,28 @@ class Structure:
                 for operation in self.operations]
 
     def content(self):
-        """What structure.json holds, as a dict ready for JSON; `load` reads it back."""
+        """What describes it, as a dict ready for JSON; `from_content` reads it."""
         return {"format": _FORMAT, "network": self.network, "kind": self.kind,
                 "operations": list(self.operations), "unit_options": self.unit_options,
                 "search": self.search}
 
     @classmethod
-    def load(cls, path):
-        """Read structure.json.
+    def from_content(cls, content):
+        """The structure of what `content` returned.
 
         Raises
         ------
         ValueError
-            In one line that begins with the path, if the file is not a valid structure.
+            If it is not a valid structure.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"{path}: no such file") from None
-        except (ValueError, RecursionError):
-            raise ValueError(f"{path}: not a JSON file") from None
-        except OSError as error:
-            raise ValueError(f"{path}: {error.strerror}") from None
-        try:
-            return cls(**_checked_content(content))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        return cls(**_checked_content(content))
 
 
 _TYPES = {"network": str, "kind": str, "operations": list, "unit_options": dict, "search": dict}
 
 
 def _checked_content(content):
-    """The fields of `Structure` in a parsed structure.json."""
+    """The fields of `Structure` in what `Structure.content` returned, or somebody wrote."""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"not a structure file (its format is not '{_FORMAT}')")
     fields = {name: content[name] for name in _TYPES if name in content}

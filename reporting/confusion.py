@@ -36,7 +36,8 @@ def evaluate_run(run, data_dir, contexts, datasets):
     from data import get_dataset
     from data.batches import Batches
     from graph.fast_cpu import hybridize
-    from model.zoo import build, load_weights
+    from model.zoo import build
+    from runs.weights import load_weights
     from training.epoch import Normalize
 
     path = run.params / "best.params"

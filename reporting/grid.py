@@ -153,7 +153,7 @@ def prepare(cells, argv, folder):
     UserError
         If an option is wrong, or a run of that name is there that was made with others.
     """
-    from model.zoo import describe
+    from runs.describe import describe
     from train_cifar import make_parser
 
     set_here = _set_by(make_parser(), argv)

@@ -49,7 +49,7 @@ def read_published(content, options, path):
     UserError
         If it is something else.
     """
-    from model.zoo import describe
+    from runs.describe import describe
 
     shared = {"model": "resnet_v2_cifar", "dataset": "cifar10", **options}
     points = {}

@@ -264,7 +264,7 @@ def _description(params, config):
                 raise DamagedRun(f"is damaged: {name} of its params describes no network")
             return {key: stored.get(key) for key in ("model", "options", "dataset")}
 
-    from model.zoo import describe
+    from runs.describe import describe
     try:
         described = describe(argparse.Namespace(**config))
     except (ValueError, TypeError, KeyError, OSError) as error:

@@ -320,7 +320,7 @@ def released_table(scored):
 
     Parameters
     ----------
-    scored : list of (model.zoo.Released, dict, dict)
+    scored : list of (runs.released.Released, dict, dict)
         With the description of its file and the scores that `training.epoch.evaluate` gives.
     """
     header = ["<name", "<data set", "epochs", "parameters", "MFLOPs", "MB",

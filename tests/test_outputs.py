@@ -18,9 +18,9 @@ from common.files import read_json
 from data import get_dataset, list_datasets
 from explain import report
 from explain.networks import load_subjects
-from model import zoo
 from reporting.runs import _OUTPUTS, load_run
 from reporting.table import cost, cost_of
+from runs import released as listed
 from tests.data.cifar_files import LAYOUTS, names_text, write_set
 from tools import release
 from trained import check_description, count_outputs, load_network
@@ -211,11 +211,11 @@ def test_a_release_states_the_outputs(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(release, "ROOT", tmp_path)
     (tmp_path / "params").mkdir()
     entry = release.release(AUTHORS, *release.check(folder / "params" / AUTHORS))
-    released = zoo.Released(**entry)
-    monkeypatch.setattr(zoo, "RELEASED", [released])
-    monkeypatch.setattr(zoo, "_PARAMS_FOLDER", tmp_path / "params")
+    released = listed.Released(**entry)
+    monkeypatch.setattr(listed, "RELEASED", [released])
+    monkeypatch.setattr(listed, "_PARAMS_FOLDER", tmp_path / "params")
     assert released.outputs == 100
-    net = zoo.load_released(AUTHORS)
+    net = listed.load_released(AUTHORS)
     assert net(mx.nd.zeros((2, 3, 32, 32))).shape == (2, 100)
 
 

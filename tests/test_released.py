@@ -10,7 +10,7 @@ import evaluate
 from common.errors import UserError
 from common.files import read_json, sha256
 from common.params import check_params
-from model import zoo
+from runs import released as listed
 from tests.scripts import ROOT, assert_user_error, run
 from tools import release
 
@@ -22,20 +22,20 @@ _LOG_FILES = ("config.json", "metrics.csv", "train.log", "curves.png", "result.j
 
 
 def _released(name):
-    return next(each for each in zoo.RELEASED if each.name == name)
+    return next(each for each in listed.RELEASED if each.name == name)
 
 
 # ---- what is released ---------------------------------------------------------------------------
 
 def test_the_claim_s_networks_are_released():
-    names = {released.name for released in zoo.RELEASED}
+    names = {released.name for released in listed.RELEASED}
     assert {"cifar10-relu-b1", "cifar10-ChaATAC-b1"} <= names
 
 
-@pytest.mark.parametrize("released", zoo.RELEASED, ids=lambda released: released.name)
+@pytest.mark.parametrize("released", listed.RELEASED, ids=lambda released: released.name)
 def test_a_release_is_small_whole_described_and_has_its_logs(released):
     assert released.size < 2_000_000
-    zoo.verify_file(released.path, released)
+    listed.verify_file(released.path, released)
     check_params(released.path)
     description = read_json(released.path.with_suffix(".json"))
     assert (description["model"], description["options"]) == (released.model, released.options)
@@ -64,11 +64,11 @@ def test_a_released_network_scores_exactly_what_is_listed(real_cifar10, tmp_path
 def test_all_released_files_are_scored_beside_their_listed_figures(real_cifar10, monkeypatch,
                                                                    capsys):
     released = _released("cifar10-relu-b1")
-    monkeypatch.setattr(zoo, "RELEASED", [released])
+    monkeypatch.setattr(listed, "RELEASED", [released])
     argv = ["--all-released", "--data-dir", str(real_cifar10)]
     assert evaluate.main(argv) == 0
-    listed = f"{100 * released.figures['val_accuracy']:.2f}"
-    assert re.search(rf"\| cifar10-relu-b1 .*\| +{listed} \| +{listed} \| 10,000 \|",
+    figure = f"{100 * released.figures['val_accuracy']:.2f}"
+    assert re.search(rf"\| cifar10-relu-b1 .*\| +{figure} \| +{figure} \| 10,000 \|",
                      capsys.readouterr().out)
     monkeypatch.setitem(released.figures, "val_accuracy", 0.9)
     assert evaluate.main(argv) == 1
@@ -83,7 +83,7 @@ def test_a_network_s_options_find_its_released_parameters():
 def test_a_released_network_loads_in_one_call():
     from mxnet import nd
 
-    net = zoo.load_released("cifar10-relu-b1")
+    net = listed.load_released("cifar10-relu-b1")
     assert net(nd.zeros((2, 3, 32, 32))).shape == (2, 10)
 
 
@@ -134,7 +134,7 @@ def test_a_release_is_listed_with_its_digest_and_figures(run_folder, tmp_path, m
     monkeypatch.setattr(release, "ROOT", tmp_path)
     (tmp_path / "params").mkdir()
     entry = release.release("net-seed3", *release.check(run_folder))
-    released = zoo.Released(**entry)
+    released = listed.Released(**entry)
     path = tmp_path / "params" / "net.params"
     assert released.name == "net" and released.run == "net-seed3"
     assert released.sha256 == sha256(path) and released.size == path.stat().st_size

@@ -10,7 +10,9 @@ import train_cifar
 from common.errors import UserError
 from data import DataError
 from model.structure import OPERATIONS, SEARCHED, Structure, derive
-from model.zoo import build, describe
+from model.zoo import build
+from runs.describe import describe
+from runs.structure import load_structure
 from tests import scripts
 
 _OPERATIONS = ("CA(+)SA", "identity", "SA(+)CA", "CA", "SA", "CA||SA", "CA(+)SA", "identity")
@@ -55,7 +57,7 @@ def test_a_search_leaves_alphas_structure_metrics_and_figure(finished):
     rows = _alphas(logs)
     assert [(row["epoch"], row["block"]) for row in rows] == [
         (str(epoch), str(block)) for epoch in range(3) for block in range(8)]
-    structure = Structure.load(logs / "structure.json")
+    structure = load_structure(logs / "structure.json")
     assert structure.operations == tuple(
         derive([float(row[name]) for name in SEARCHED]) for row in rows[-8:])
     assert (structure.network, structure.kind) == ("resnet18", "CBAM")
@@ -75,7 +77,7 @@ def test_what_it_found_can_be_trained_and_evaluated(finished, files):
     assert trained.returncode == 0, trained.stderr
     beside = json.loads((folder / "params/derived/last.json").read_text())
     assert beside["options"]["structure"]["operations"] == list(
-        Structure.load(folder / "logs/found/structure.json").operations)
+        load_structure(folder / "logs/found/structure.json").operations)
     assert beside["options"]["width"] == 0.03
     (folder / "logs/found/structure.json").rename(folder / "moved.json")    # no longer needed
     scored = scripts.run("evaluate.py", "--params", "params/derived/last.params", "--data-dir",
@@ -133,7 +135,7 @@ def test_a_held_out_part(files, tmp_path):
         "--attention", "MVAM", "--model", "resnet_v2_cifar", "--blocks", 1, "--penalty-weight", 0,
         "--spatial-kernel", 5, "--name", "held", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    structure = Structure.load(tmp_path / "logs/held/structure.json")
+    structure = load_structure(tmp_path / "logs/held/structure.json")
     assert (structure.network, structure.kind) == ("resnet_v2_cifar", "MVAM")
     assert structure.unit_options == {"kernel_size": 5} and len(structure.operations) == 3
 
@@ -143,7 +145,7 @@ def test_a_random_structure(tmp_path, monkeypatch):
     found = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert search_attention.main(["--random", "--seed", str(seed), "--name", name]) == 0
-        found.append(Structure.load(f"logs/{name}/structure.json"))
+        found.append(load_structure(f"logs/{name}/structure.json"))
     assert found[0].operations == found[1].operations != found[2].operations
     assert len(found[0].operations) == 8 and set(found[0].operations) <= set(OPERATIONS)
     assert found[0].search["random"] is True
@@ -193,7 +195,7 @@ def test_a_structure_that_does_not_fit(changes, arguments, message, tmp_path, fi
 def test_structure_errors_are_one_line(tmp_path):
     result = scripts.run("train_cifar.py", "--model", "resnet18", "--structure", "none.json",
                          cwd=tmp_path)
-    scripts.assert_user_error(result, "none.json", "no such file")
+    scripts.assert_user_error(result, "none.json", "No such file")
 
 
 def test_another_order_is_another_network(tmp_path, files):

@@ -4,7 +4,7 @@
     python -m tools.release cifar10-relu-b1-seed0 cifar10-ChaATAC-b1-seed0
 
 params/<run>/last.params and its JSON become params/<name>.params and .json, where <name> is
-the run's without its seed; model/released.json gets their size, SHA-256 and figures. What is
+the run's without its seed; runs/released.json gets their size, SHA-256 and figures. What is
 listed under the same name already is replaced. Then `git add -f` the files and logs/<run>.
 """
 import json
@@ -19,7 +19,7 @@ from trained import count_outputs, read_description
 from training.options import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
-_LISTED = ROOT / "model" / "released.json"
+_LISTED = ROOT / "runs" / "released.json"
 _MOST_BYTES = 2_000_000
 _FIGURES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
             "val_top5_accuracy")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.params import ParamsError, check_params, read_params
-from model.weights import WeightsError, read_weights
+from runs.weights import WeightsError, read_weights
 from tests import golden_cases
 from tests.torture import fuzz_params
 

@@ -7,7 +7,7 @@ from mxnet import autograd
 from explain.cam import channel_weights, grad_cam
 from explain.layers import default_layer, find_layer, imperative, named_layers, trace
 from model import get_model
-from model.zoo import load_weights
+from runs.weights import load_weights
 from tests import golden_cases
 from tests.explain.toys import random_net
 

@@ -14,7 +14,7 @@ import train_cifar
 from common.errors import UserError
 from machines.client import join
 from machines.warden import LOST, SILENCE_S
-from model.weights import read_weights
+from runs.weights import read_weights
 from tests import scripts
 from tests.data.photo_files import write_tree
 from tests.machines.cluster import DEADLINE_S, Cluster, environ, launcher

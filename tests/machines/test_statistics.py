@@ -8,7 +8,7 @@ from mxnet import nd
 import model
 from data import get_dataset
 from data.batches import Batches
-from model.weights import load_weights, read_weights
+from runs.weights import load_weights, read_weights
 from tests import scripts
 from tests.machines.cluster import environ, launcher
 

@@ -6,7 +6,7 @@ import pytest
 from mxnet import autograd, nd
 
 import model
-from model.weights import WeightsError, load_weights
+from runs.weights import WeightsError, load_weights
 from tests import golden_cases
 from tests.model import units
 

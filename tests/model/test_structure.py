@@ -23,6 +23,7 @@ from model.structure import (
     structure_unit,
     unfreeze,
 )
+from runs.structure import load_structure
 from tests.golden_cases import assert_close, cases, load
 
 
@@ -303,7 +304,7 @@ def test_structure_is_written_and_read(tmp_path):
     structure = Structure("resnet18", "MVAM", ["identity", "CA||SA"], {"reduction": 8},
                           {"search_epochs": 8})
     (tmp_path / "structure.json").write_text(json.dumps(structure.content()), encoding="utf-8")
-    assert Structure.load(tmp_path / "structure.json") == structure
+    assert load_structure(tmp_path / "structure.json") == structure
     structure.check("ResNet18", 2)
 
 
@@ -330,12 +331,13 @@ def test_bad_structure_is_one_clear_line(tmp_path, change, message):
     path = tmp_path / "structure.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=message) as caught:
-        Structure.load(path)
+        load_structure(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text, message", [(None, "no such file"), ("{", "not a JSON file"),
-                                           ("[]", "not a structure file"),
+@pytest.mark.parametrize("text, message", [(None, "No such file"), ("{", "not a JSON file"),
+                                           ("[]", "must hold a JSON object"),
+                                           ("{}", "not a structure file"),
                                            ('{"format": "attention-structure 1"}',
                                             "'network' is missing")])
 def test_what_is_no_structure(tmp_path, text, message):
@@ -343,7 +345,7 @@ def test_what_is_no_structure(tmp_path, text, message):
     if text is not None:
         path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        Structure.load(path)
+        load_structure(path)
 
 
 def test_one_row_for_each_block():

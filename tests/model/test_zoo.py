@@ -5,7 +5,8 @@ import mxnet as mx
 import pytest
 
 import model
-from model.zoo import build, describe, script_options
+from model.zoo import build
+from runs.describe import describe, script_options
 
 
 def _options(**given):

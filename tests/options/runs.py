@@ -12,6 +12,7 @@ import numpy as np
 from data.cifar import MEAN, STD
 from model import get_model
 from tests.data.cifar_files import LAYOUTS
+from training.input_statistics import keep_input_statistics
 from training.options import NOT_COMPUTING
 
 COVERED = collections.defaultdict(set)    # script -> names of options that a test looks at
@@ -130,6 +131,7 @@ def network(model="resnet_v2_cifar", classes=10, seed=7, **options):
     np.random.seed(seed)
     mx.random.seed(seed)
     net = get_model(model, classes=classes, **options)
+    keep_input_statistics(net)
     if model.endswith("_v1b"):
         net.infer_shape(mx.nd.zeros((1, 3, 32, 32)))    # GluonCV leaves some shapes open
     net.initialize(mx.init.MSRAPrelu())

@@ -12,7 +12,7 @@ from PIL import Image
 from common.errors import UserError
 from data.imagenet import open_imagenet
 from data.packing import pack
-from model.zoo import released_by_name
+from runs.released import released_by_name
 from tests.options import formulas, test_data_options
 from tests.options.runs import (
     constant_network,

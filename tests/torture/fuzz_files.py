@@ -36,7 +36,8 @@ from data.imagenet import RecordFile
 from data.packing import pack
 from explain.networks import load_subjects
 from model.structure import OPERATIONS, Structure
-from model.zoo import describe
+from runs.describe import describe
+from runs.structure import load_structure
 from tests.data import cifar_files, photo_files
 from tests.golden_cases import FOLDER
 from training.checkpoint import CheckpointError, newest_state, save_checkpoint
@@ -145,7 +146,7 @@ def _description(folder):
 def _structure(folder):
     """A searched structure, and units of it."""
     def read(path):
-        for factory in Structure.load(path).attention()[:8]:
+        for factory in load_structure(path).attention()[:8]:
             if factory is not None:
                 factory(16).initialize()
 

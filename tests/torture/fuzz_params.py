@@ -178,7 +178,7 @@ def _serve():
     import mxnet as mx
 
     from model.resnet_v2_cifar import translate_reference_key
-    from model.weights import WeightsError, read_weights
+    from runs.weights import WeightsError, read_weights
 
     # More than a load may take, so that a runaway ends here and not with the machine.
     limit = _status("VmSize") + (512 << 20)

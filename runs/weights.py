@@ -1,14 +1,15 @@
 """Reading parameter files into networks."""
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 
+from common.errors import UserError
 from common.params import ParamsError, read_params
-
-from .resnet_v2_cifar import translate_reference_key
+from model.resnet_v2_cifar import translate_reference_key
 
 __all__ = ["WeightsError", "read_weights", "load_weights"]
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A parameter file cannot be read, or belongs to another network."""
 
 

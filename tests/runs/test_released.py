@@ -3,8 +3,10 @@ import hashlib
 
 import pytest
 
-from model import zoo
-from model.zoo import Released, WeightsError, find_released, released_by_name, verify_file
+from model.zoo import build
+from runs import released as listed
+from runs.released import Released, find_released, released_by_name, verify_file
+from runs.weights import WeightsError
 
 
 @pytest.fixture
@@ -15,8 +17,8 @@ def released(tmp_path, monkeypatch):
                      hashlib.sha256(content).hexdigest(), "cifar10", 10, "resnet_v2_cifar",
                      {"blocks": 1, "activation": "ChaATAC"}, {"val_accuracy": 0.9},
                      url="https://example.org/net.params")
-    monkeypatch.setattr(zoo, "_PARAMS_FOLDER", tmp_path)
-    monkeypatch.setattr(zoo, "RELEASED", [entry])
+    monkeypatch.setattr(listed, "_PARAMS_FOLDER", tmp_path)
+    monkeypatch.setattr(listed, "RELEASED", [entry])
     return entry
 
 
@@ -47,6 +49,6 @@ def test_what_is_not_released_is_said(released):
 
 
 def test_all_entries_build_and_their_files_are_whole():
-    for entry in zoo.RELEASED:
-        zoo.build(entry.description, classes=10)
+    for entry in listed.RELEASED:
+        build(entry.description, classes=10)
         verify_file(entry.path, entry)

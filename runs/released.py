@@ -1,0 +1,159 @@
+"""Parameter files that are published with this project: found, verified, loaded."""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import sha256
+from model.zoo import build
+
+from .weights import WeightsError, load_weights
+
+__all__ = ["RELEASED", "Released", "find_released", "load_released", "released_by_name",
+           "verify_file"]
+
+_PARAMS_FOLDER = Path(__file__).resolve().parents[1] / "params"
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released parameter file.
+
+    Parameters
+    ----------
+    name : str
+        Of the network, the data set and the number of blocks.
+    file : str
+        Its path below params/.
+    size : int
+        In bytes.
+    sha256 : str
+        64 hexadecimal digits.
+    dataset : str
+        What it was trained on.
+    classes : int
+    model, options
+        Its network, as `get_model` takes them.
+    figures : dict
+        What it scored: ``val_accuracy`` and the like, as in the JSON beside the file.
+    run : str, optional
+        The run that it is of; logs/<run> is its account.
+    url : str, optional
+        Where to get it.
+    """
+
+    name: str
+    file: str
+    size: int
+    sha256: str
+    dataset: str
+    outputs: int
+    model: str
+    options: dict
+    figures: dict
+    run: str = None
+    url: str = None
+
+    @property
+    def path(self):
+        """Where the file is."""
+        return _PARAMS_FOLDER / self.file
+
+    @property
+    def description(self):
+        """As `model.zoo.build` takes it."""
+        return {"model": self.model, "options": self.options, "dataset": {"name": self.dataset}}
+
+
+def _read_released():
+    """The entries of released.json, which `tools/release.py` writes."""
+    with open(Path(__file__).with_name("released.json"), encoding="utf-8") as stream:
+        return [Released(**entry) for entry in json.load(stream)]
+
+
+# Parameter files that are published with this project.
+RELEASED = _read_released()
+
+
+def verify_file(path, released):
+    """Raise WeightsError unless a file is the released one, byte for byte."""
+    path = Path(path)
+    if not path.is_file():
+        where = f"; it can be had from {released.url}" if released.url else ""
+        raise WeightsError(f"there is no file {path}{where}")
+    size = path.stat().st_size
+    if size != released.size:
+        raise WeightsError(f"{path} is not the released {released.name}: it has {size:,} bytes "
+                           f"instead of {released.size:,}")
+    digest = sha256(path)
+    if digest != released.sha256:
+        raise WeightsError(f"{path} is not the released {released.name}: its SHA-256 is "
+                           f"{digest[:12]}..., not {released.sha256[:12]}...")
+
+
+def find_released(description, dataset):
+    """The entry of `RELEASED` for a described network, its file verified.
+
+    Parameters
+    ----------
+    description : dict
+        See `runs.describe.describe`.
+    dataset : str
+        What it shall have been trained on.
+
+    Raises
+    ------
+    WeightsError
+        If there is none, or its file is missing or damaged.
+    """
+    for released in RELEASED:
+        if (released.model, released.options, released.dataset) == (
+                description["model"], description["options"], dataset):
+            verify_file(released.path, released)
+            return released
+    raise WeightsError(f"no parameters of this {description['model']} on {dataset} are released; "
+                       f"released: {_released_names()}")
+
+
+def released_by_name(name):
+    """The entry of `RELEASED` of a name, its file verified.
+
+    Raises
+    ------
+    WeightsError
+        If there is none of that name, or its file is missing or damaged.
+    """
+    for released in RELEASED:
+        if released.name.lower() == name.lower():
+            verify_file(released.path, released)
+            return released
+    raise WeightsError(f"no released parameters are named {name}; released: {_released_names()}")
+
+
+def load_released(name, ctx=None):
+    """A released network, ready to predict or to be trained further.
+
+    Parameters
+    ----------
+    name : str
+        One of ``[released.name for released in RELEASED]``; case is ignored.
+    ctx : mxnet.Context or list of mxnet.Context, optional
+        Where it shall compute; the CPU if not given.
+
+    Returns
+    -------
+    mxnet.gluon.HybridBlock
+        Maps normalised images (N, 3, H, W) to logits (N, classes).
+
+    Raises
+    ------
+    WeightsError
+        If there is none of that name, or its file is missing or damaged.
+    """
+    released = released_by_name(name)
+    net = build(released.description, released.outputs)
+    load_weights(net, released.path, ctx)
+    return net
+
+
+def _released_names():
+    return ", ".join(released.name for released in RELEASED) or "none so far"
