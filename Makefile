@@ -42,6 +42,7 @@ test: env-dev
 torture: env-dev
 	.venv/bin/python -m tests.torture.fuzz_params --count $(COUNT) --seed $(SEED)
 	.venv/bin/python -m tests.torture.fuzz_files --count $(COUNT) --seed $(SEED)
+	.venv/bin/python -m tests.torture.fuzz_images --count $(COUNT) --seed $(SEED)
 	.venv/bin/python -m tests.torture.fuzz_onnx --count $(COUNT) --seed $(SEED)
 	.venv/bin/python -m tests.torture.fuzz_warden --count $(COUNT) --seed $(SEED)
 	.venv/bin/python -m tests.torture.kill_test --kills $(KILLS) --seed $(SEED)

@@ -240,7 +240,7 @@ def _check_labels(layout, path, labels):
 def _class_names(layout, folder):
     """The names beside the data, or the numbers if there are none."""
     path = folder / layout.names_file
-    if not path.exists():
+    if not os.path.lexists(path):
         return [str(label) for label in range(layout.classes)]
     names = read_text(path, _NAMES_FILE_BYTES).split()
     if len(names) != layout.classes:

@@ -7,6 +7,7 @@ that Pillow knows, some start programs and some keep a processor busy for minute
 import functools
 import io
 import re
+import struct
 import warnings
 
 import numpy as np
@@ -26,6 +27,7 @@ _MOST_PIXELS = 1 << 27      # 134 million; a small file may ask for any number
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF")
 _NOTES = re.compile(rb"Exif|MPF\0")     # of a camera: EXIF, and pictures beside the first
+_PNG, _PNG_PIXELS = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _ORIENTATION, _BITS, _PHOTOMETRIC = 274, 258, 262       # numbers of tags
 
 
@@ -51,16 +53,16 @@ def decode(content):
         try:
             return _decoded(content)
         except Exception:
-            # Some plugins fail at a camera's notes already when they open a file.
-            hidden = _NOTES.sub(b"none", content)
-            if hidden == content:
+            # Some of Pillow's readers fail at a camera's notes when they open or load a file.
+            pixels = _without_notes(content)
+            if pixels == content:
                 raise
-            return _decoded(hidden)
+            return _decoded(pixels)
     except DataError:
         raise
     # Of damaged images Pillow raises dozens of kinds; none may cost more than the one image.
     except Exception as error:
-        reason = " ".join(printable(str(error)[:200]).split())
+        reason = printable(" ".join(str(error)[:200].split()))
         raise DataError(reason or type(error).__name__) from None
 
 
@@ -125,6 +127,20 @@ def _check_strips(image):
                   for left, top, right, bottom in {tuple(tile[1]) for tile in image.tile})
     if covered < image.width * image.height:
         raise DataError("some of its strips are missing")
+
+
+def _without_notes(content):
+    """An image file in which no reader finds what is not pixels."""
+    if not content.startswith(_PNG):
+        return _NOTES.sub(b"none", content)
+    pieces, place = [_PNG], len(_PNG)
+    while place + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        after = place + 12 + length
+        if kind in _PNG_PIXELS:
+            pieces.append(content[place:after])
+        place = after
+    return b"".join(pieces)
 
 
 def _decoded(content):

@@ -99,7 +99,7 @@ class _Transfer(threading.Thread):
         # HTTPError, URLError, timeouts and full disks are OSErrors; ValueError is a bad URL.
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error or type(error).__name__
-            self.error = DataError(_one_line(reason))
+            self.error = DataError(printable(" ".join(str(reason).split())))
         except BaseException as error:      # the caller's to see
             self.error = error
 
@@ -171,7 +171,7 @@ def unpack(archive, folder, max_bytes, optional=()):
                     plain.copy(member.size, out)
                 found.add(name)
     except (tarfile.TarError, zlib.error, OSError) as error:
-        raise DataError(f"it cannot be unpacked ({_one_line(error)})") from error
+        raise DataError(f"it cannot be unpacked ({printable(str(error))})") from error
     missing = sorted(set(max_bytes) - found - set(optional))
     if missing:
         raise DataError(f"it lacks {', '.join(missing)}")
@@ -276,7 +276,3 @@ def _progress(total, log):
                 f"{received / 1e6 / seconds:,.1f} MB/s")
             next_line = received / total + 0.1
     yield advance
-
-
-def _one_line(what):
-    return printable(" ".join(str(what).split()))

@@ -110,7 +110,7 @@ class RecordFile:
                        f"{printable(self.rec)}`")
         for path, hint in ((self.rec, "pack images with `python -m data.imagenet pack`"),
                            (self.idx, self._again)):
-            if not os.path.exists(path):
+            if not os.path.lexists(path):
                 raise DataError(f"there is no file {printable(path)}; {hint}")
         self._stream, self._index = open_file(self.rec), open_file(self.idx, _MOST_LIST_BYTES)
         self.keys, self.places = self._read_index()
@@ -141,7 +141,7 @@ class RecordFile:
     def listing(self):
         """Record number -> (label, name), from the .lst file; empty without one."""
         path = self.rec.with_suffix(".lst")
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             return {}
         rows = [line.split("\t") for line in _lines(path)]
         try:
@@ -152,7 +152,7 @@ class RecordFile:
     def class_names(self):
         """From synset.txt, else numbers up to the largest label there is."""
         synset = self.rec.with_name("synset.txt")
-        if os.path.exists(synset):
+        if os.path.lexists(synset):
             return [line.strip() for line in _lines(synset)]
         labels = [label for label, _ in self.listing.values()] or self.labels()
         if not 0 <= min(labels) <= max(labels) < 1 << 20:
@@ -452,7 +452,7 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
         photos = RecordFile(rec_val, rec_val_idx)
         found = photos.class_names()
         class_names = class_names or found
-        if photos.rec.with_name("synset.txt").is_file() and list(class_names) != found:
+        if os.path.lexists(photos.rec.with_name("synset.txt")) and list(class_names) != found:
             raise DataError(f"{printable(photos.rec)} has other classes than the network: "
                             f"{photos.rec.with_name('synset.txt')} differs from the "
                             "description of the network")

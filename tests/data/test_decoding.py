@@ -4,11 +4,13 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from common.errors import DataError
 from data.decoding import decode, turned_in_evaluation_alone
 from tests.data.photo_files import broken_files, drawn, jpeg, odd_files
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::Warning:PIL.Image")
 
 
 def _grey(content):
@@ -20,7 +22,7 @@ def _grey(content):
 
 def _exif(orientation, kind="JPEG"):
     exif = Image.Exif()
-    exif[0x112] = orientation
+    exif[0x112], exif[0x10F] = orientation, "a camera"
     return jpeg(drawn(7), kind, exif=exif if kind == "TIFF" else exif.tobytes())
 
 
@@ -113,7 +115,8 @@ def test_the_camera_s_orientation_is_carried_out(kind, orientation):
 
 
 @pytest.mark.parametrize("damage", [b"MM\0*\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\xff", b"?" * 8])
-@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG", pytest.param(
+    "AVIF", marks=pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF"))])
 def test_sound_pixels_with_broken_notes_are_an_image(kind, damage):
     sound = _exif(1, kind)
     at = sound.index(b"MM\0*")
