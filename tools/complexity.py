@@ -12,6 +12,8 @@ import sys
 from collections import namedtuple
 from functools import partial
 
+from common.errors import run_script
+
 __all__ = ["TableRow", "table_rows", "measure_table", "format_layers", "format_table", "main"]
 
 
@@ -244,4 +246,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
