@@ -2,6 +2,7 @@
 import os
 from pathlib import Path
 
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import matplotlib.figure
 import mxnet as mx
 import pytest

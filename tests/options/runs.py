@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 

@@ -4,6 +4,7 @@ What a script trained and scored is compared with a network that is built by han
 """
 import json
 
+import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 import pytest

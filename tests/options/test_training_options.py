@@ -4,8 +4,12 @@ The network's logits are its last bias whatever it sees (`runs.constant_network`
 rates and every weight after any number of steps can be told beforehand.
 """
 import math
+import os
+import signal
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -123,6 +127,7 @@ def test_weights_rates_and_figures_are_those_of_the_formulas(name, place):
 
 
 def _check(found, place, case):
+    """A run's figures and weights are those of the formulas."""
     learner = formulas.Learner(read_arrays(place / "start.params"), **case.learner)
     rows = []
     for first in range(0, len(case.rates), case.steps):
@@ -140,3 +145,60 @@ def _check(found, place, case):
         atol = 2e-3 if key == "output.bias" else 1e-6
         if "running" not in key:
             np.testing.assert_allclose(arrays[key], expected, rtol=5e-6, atol=atol, err_msg=key)
+
+
+# ---- what a run reports ------------------------------------------------------------------------
+
+def _stops_after(epochs, monkeypatch):
+    """Send this process a SIGTERM when the curves of that many epochs are drawn."""
+    drawn = []
+
+    def savefig(_, path, **__):
+        Path(path).write_bytes(b"")
+        drawn.append(path)
+        if len(drawn) == epochs:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
+
+
+@pytest.mark.parametrize("name, epochs", [
+    ("nag", 1), ("adam", 1), ("milestones", 2), ("plateau", 2), ("early stop", 2)])
+def test_a_run_that_was_stopped_goes_on_by_the_formulas(name, epochs, place, monkeypatch):
+    """With its momentum, the plateau's factor and wait, and the wait for an early stop."""
+    case = CASES[name]
+    words = (_BASE, case.options, "--data-dir", place / "data", "--resume-from",
+             place / "start.params", "--name", f"stopped-{name}-{epochs}".replace(" ", "-"))
+    _stops_after(epochs, monkeypatch)
+    stopped = run(SCRIPT, place, *words, code=128 + signal.SIGTERM)
+    assert len(stopped.rows) == epochs
+    monkeypatch.undo()
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig",
+                        lambda _, path, **__: Path(path).write_bytes(b""))
+    _check(run(SCRIPT, place, *words, "--resume"), place, case)
+
+
+def test_the_best_epoch_is_the_first_of_the_highest_accuracy(place):
+    """Logits that prefer class 0, then 1, then 3, where class 1 is the most frequent one."""
+    labels, test_labels = [1] * 4 + [3] * 6, [0] * 3 + [1] * 5 + [3] * 2
+    write_cifar(place / "best", (noise(10), labels), (noise(10, seed=1), test_labels))
+    start = save(constant_network([1, 0.7] + [0] * 8), place / "best.params")
+    found = run(SCRIPT, place, _BASE, "--batch-size 10 --num-epochs 8 --lr-mode constant --lr 0.5 "
+                "--optimizer sgd --momentum 0 --data-dir", place / "best", "--resume-from", start)
+    learner = formulas.Learner(read_arrays(start), formulas.sgd, 0)
+    biases = []
+    for _ in range(8):
+        learner.step(labels, 0.5)
+        biases.append(learner.bias.copy())
+    shares = {0: 0.3, 1: 0.5, 3: 0.2}
+    accuracies = [shares[bias.argmax()] for bias in biases]
+    assert accuracies == pytest.approx(found.column("val_accuracy"))
+    first = accuracies.index(0.5)
+    assert 0 < first < accuracies.index(0.2)    # neither the first nor the last epoch is best
+    result = found.result
+    assert (result["best"]["epoch"], result["best"]["val_accuracy"]) == (first, 0.5)
+    assert (result["last"]["epoch"], result["last"]["val_accuracy"]) == (7, pytest.approx(0.2))
+    for which, epoch in (("best", first), ("last", 7)):
+        np.testing.assert_allclose(found.arrays(which)["output.bias"], biases[epoch], atol=1e-3)
+        assert result[which] == {key: pytest.approx(value)
+                                 for key, value in found.rows[epoch].items()}
