@@ -65,7 +65,8 @@ def _opened(place, **settings):
                          **{"batch_size": 5, "size": 32, **settings})[1:]
 
 
-def _normalised(images):
+def normalised_photo(images):
+    """(N, 3, H, W) uint8 -> float64, as the networks for photographs get them."""
     return normalised(images, _MEAN / 255, _STD / 255)
 
 
@@ -151,10 +152,10 @@ def test_photographs_are_cut_as_the_options_say(words, settings, place):
                  place / "start.params").rows
     net = network(blocks=3)
     train, val = _opened(place, **settings)
-    losses = [trained_loss(net, _normalised(images), labels)
+    losses = [trained_loss(net, normalised_photo(images), labels)
               for images, labels, _ in train.epoch(0)]
     assert row["train_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
-    scored = [predicted_loss(net, _normalised(images), labels)
+    scored = [predicted_loss(net, normalised_photo(images), labels)
               for images, labels, _ in val.epoch(0)]
     assert row["val_loss"] == pytest.approx(np.mean(scored), rel=1e-4)
 
@@ -188,7 +189,7 @@ def test_images_and_targets_are_mixed(words, place):
     net = network(blocks=3)
     for epoch, row in enumerate(found):
         [[images, labels, _]] = batches.epoch(epoch)
-        images, targets = _normalised(images), np.eye(10)[labels]
+        images, targets = normalised_photo(images), np.eye(10)[labels]
         if epoch < mixing:
             rng = np.random.Generator(np.random.PCG64([0, epoch, 0, 0]))
             rng.integers(1)    # which of the one kind
@@ -231,7 +232,7 @@ def _check(row, net, place, **settings):
     for column, loss, batches in (("train_loss", trained_loss, train),
                                   ("val_loss", predicted_loss, val)):
         [[images, labels, _]] = batches.epoch(0)
-        assert row[column] == pytest.approx(loss(net, _normalised(images), labels), rel=1e-4)
+        assert row[column] == pytest.approx(loss(net, normalised_photo(images), labels), rel=1e-4)
 
 
 @covers(SCRIPT, "--deep-stem --avg-down --dilated --last-gamma --norm-layer --use-gn --use_se")

@@ -106,6 +106,16 @@ def test_the_scale_grows_after_quiet_steps_and_not_for_ever():
     assert scales == [8, 16, 16, 16, 16, 16]
 
 
+def test_an_overflow_starts_the_count_of_quiet_steps_anew():
+    net, trainer = _network()
+    scaling = LossScale(8.0, window=3)
+    scales = []
+    for gradient in (1, 1, np.inf, 1, 1, 1):
+        _step(net, trainer, scaling, [np.full(3, gradient)])
+        scales.append(scaling.scale)
+    assert scales == [8, 8, 4, 4, 4, 8]
+
+
 def test_its_state_goes_on():
     one, two = LossScale(8.0, window=3), LossScale()
     net, trainer = _network()
