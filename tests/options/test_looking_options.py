@@ -1,6 +1,7 @@
 """The options of the scripts that look at networks: evaluate.py, export.py and gradcam.py."""
 import csv
 import json
+from functools import partial
 
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
@@ -12,7 +13,9 @@ import pytest
 import evaluate
 import export
 import gradcam
+from common.errors import UserError
 from data.imagenet import validation_batches
+from exporting import opening, runtimes
 from tests.options.runs import (
     covers,
     log_softmax,
@@ -47,6 +50,10 @@ NETWORKS = {
               "attn_options": {"reduction": 8, "kernel_size": 3}}),
 }
 
+_V1B = ("--model resnet18_v1b --act-type relu --deep-stem --avg-down --dilated",
+        {"model": "resnet18_v1b", "activation": "relu", "deep_stem": True, "avg_down": True,
+         "dilated": True})
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -79,7 +86,7 @@ def _scores(place, *words):
     return row
 
 
-@covers("evaluate.py", "--params --csv --dataset --batch-size --mode",
+@covers("evaluate.py", "--params --csv --dataset --batch-size --mode --norm-layer", _V1B[0],
         *(options for options, _ in NETWORKS.values()))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_network_that_is_described_is_scored(name, place):
@@ -122,7 +129,7 @@ def _exported(place, *words):
 
 
 @covers("export.py", "--params --output --overwrite --classes --dataset --opset "
-        "--with-normalisation", *(options for options, _ in NETWORKS.values()))
+        "--with-normalisation", _V1B[0], *(options for options, _ in NETWORKS.values()))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_network_that_is_described_is_written(name, place):
     """As a file that takes pixels, and as one that takes normalised images."""
@@ -151,6 +158,48 @@ def test_the_size_and_the_kind_of_the_file(place):
                                atol=1e-5)
 
 
+def test_the_options_of_the_imagenet_networks(place):
+    """With group normalisation, which is not exported, scored; without it, written."""
+    options, wanted = _V1B
+    data = "--dataset cifar10 --data-dir", place / "data"
+    net = network(**wanted, norm_layer="GroupNorm")
+    row = _scores(place, options, "--norm-layer GroupNorm --num-gpus 0", *data, "--params",
+                  save(net, place / "v1b.params"))
+    assert float(row["loss"]) == pytest.approx(predicted_loss(net, normalised(_TEST), _LABELS),
+                                               rel=1e-4)
+    net = network(**wanted)
+    session, _ = _exported(place, options, "--classes 10", *data, "--params",
+                           save(net, place / "v1b.params"))
+    [logits] = session.run(None, {"images": normalised(_TEST).astype(np.float32)})
+    expected = net(mx.nd.array(normalised(_TEST))).asnumpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
+
+
+@covers("evaluate.py", "--onnx --runtime")
+def test_the_chosen_runtime_runs_the_file(place, monkeypatch):
+    """A stand-in for OpenVINO, to which all classes are alike."""
+    _exported(place, _SMALL, "--params", place / "small.params", "--dataset cifar10 --classes 10",
+              "--data-dir", place / "data")
+    words = "--dataset cifar10 --data-dir", place / "data", "--onnx", place / "net.onnx"
+    monkeypatch.setitem(runtimes.RUNTIMES, "openvino",
+                        lambda *_: lambda images: np.zeros((len(images), 10)))
+    monkeypatch.setattr(opening, "open_file", partial(_opened_by_the_usual_one, opening.open_file))
+    row = _scores(place, *words, "--runtime openvino")
+    assert float(row["loss"]) == pytest.approx(np.log(10), rel=1e-4)
+    assert float(_scores(place, *words)["loss"]) == pytest.approx(
+        predicted_loss(network(), normalised(_TEST), _LABELS), rel=1e-4)
+
+
+def _opened_by_the_usual_one(open_file, path, _runtime):
+    return open_file(path)
+
+
+@covers("evaluate.py", "--dtype")
+def test_half_precision_is_not_silently_full_precision(place):
+    with pytest.raises(UserError, match="--dtype float16 needs a GPU"):
+        _scores(place, _SMALL, "--params", place / "small.params", "--dtype float16 --num-gpus 0")
+
+
 # ---- gradcam.py ----------------------------------------------------------------------------------
 
 @covers("gradcam.py", "--params --dataset --faithfulness --output --count",
@@ -175,3 +224,16 @@ def test_the_network_that_is_described_is_looked_into(name, place):
     for row in (described, by_options):
         del row["network"]
     assert described == by_options and described["images"] == "3"
+
+
+@covers("gradcam.py", "--method --layer --class")
+def test_each_way_of_looking_is_another(place):
+    """They differ in what is hidden first, and so in how fast the class is lost."""
+    found = []
+    for words in ("", "--method grad-cam++", "--layer features.2", "--class 3", ""):
+        assert gradcam.main(_words(
+            _SMALL, "--num-gpus 0 --count 1 --faithfulness 3 --dataset cifar10 --data-dir",
+            place / "data", "--output", place / "ways.png", "--params", place / "small.params",
+            words)) == 0
+        found.append((place / "ways-faithfulness.csv").read_text())
+    assert found[0] == found[-1] and len(set(found)) == 4
