@@ -1,6 +1,6 @@
 """Attention units and the residual networks that carry them, as Gluon blocks.
 
-    import model
+    import model                 # installed by pip: import atac as model
     unit = model.get_activation("ChaATAC", channels=64)
     net = model.get_model("resnet_v2_cifar", blocks=3, activation="ChaATAC")
 
