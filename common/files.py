@@ -1,7 +1,6 @@
 """Files: the one way to open them, and writing that leaves them complete or absent."""
 import contextlib
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ __all__ = ["home_path", "open_file", "read_bytes", "read_text",
 _MOST_JSON_BYTES = 1 << 26
 
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
+_SCRATCH = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.partial")
 
 
 def temporary_path(path):
@@ -47,16 +47,19 @@ def replacing(path):
     """Yield a temporary path; when the block ends, it becomes `path` in one step.
 
     The content is flushed to the disk before the rename. If the block raises, the temporary
-    file is removed and `path` stays as it was.
+    file is removed and `path` stays as it was. What processes that were killed here left of
+    the same file is removed first.
     """
     path = Path(path)
+    _remove_left(path.parent, lambda name: is_leftover(name) and name.startswith(f".{path.name}."))
     temporary = temporary_path(path)
     try:
-        yield temporary
-        with open(temporary, "rb+") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with _locked(temporary, os.O_CREAT | os.O_RDWR, wait=False):
+            yield temporary
+            with open(temporary, "rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,8 +68,7 @@ def replacing(path):
 def scratch_folder(parent, name):
     """Make a hidden folder beside what it will become; it is removed when the block ends.
 
-    Folders of that name that ended processes left behind are removed first. A folder's owner
-    holds a lock on it, which the system gives up when the process ends, however it ends.
+    Such folders of processes that were killed are removed from `parent` first.
 
     Parameters
     ----------
@@ -80,41 +82,45 @@ def scratch_folder(parent, name):
     pathlib.Path
     """
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f".{glob.escape(name)}.*.partial"):
-        _remove_left(left)
-    folder, descriptor = _locked_folder(parent, name)
-    try:
+    _remove_left(parent, _SCRATCH.fullmatch)
+    folder = None
+    with contextlib.ExitStack() as stack:
+        # Another process may take it for left behind before it is locked.
+        while folder is None or not folder.exists():
+            folder = parent / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+            folder.mkdir()
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(_locked(folder))
         yield folder
+
+
+@contextlib.contextmanager
+def _opened(path, flags=os.O_RDONLY):
+    """The descriptor of a file or folder."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        yield descriptor
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
 
 
-def _remove_left(folder):
-    """Remove a folder that no living process has locked."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-        finally:
-            os.close(descriptor)
-
-
-def _locked_folder(parent, name):
-    """A new folder and the open file that locks it."""
-    while True:
-        folder = parent / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
-        folder.mkdir()
-        try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:       # another process took it for left behind
-            continue
+@contextlib.contextmanager
+def _locked(path, flags=os.O_RDONLY, wait=True):
+    """Hold the lock of a file or folder, which the system gives up when the process ends."""
+    with _opened(path, flags) as descriptor:
         with contextlib.suppress(OSError):      # some network file systems know no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, descriptor
-        os.close(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _remove_left(folder, ours):
+    """Remove the files and folders of names that are `ours`, and that no process has locked."""
+    with contextlib.suppress(OSError):
+        for left in [entry for entry in folder.iterdir() if ours(entry.name)]:
+            with contextlib.suppress(OSError), _opened(left) as held:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def write_text(path, text):

@@ -245,9 +245,10 @@ def verify(out, workers=4, log=print):
         0 if all are sound, 1 if not; the unsound ones are logged.
     """
     out = home_path(out)
-    files = [out] if out.suffix == ".rec" else sorted(out.glob("*.rec"))
+    files = [out] if out.suffix == ".rec" else (
+        sorted(out.glob("*.rec")) if os.path.isdir(out) else [])
     if not files:
-        raise DataError(f"there are no .rec files in {out}")
+        raise DataError(f"there are no .rec files in {printable(out)}")
     problems = 0
     for path in files:
         try:

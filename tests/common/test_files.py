@@ -1,8 +1,11 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
-from common.files import read_json, replacing, sha256, write_json, write_text
+from common.files import read_json, replacing, scratch_folder, sha256, write_json, write_text
+from tests.scripts import ROOT
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -36,3 +39,56 @@ def test_sha256(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")
     assert sha256(path).startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+# ---- what killed processes leave ---------------------------------------------------------------
+
+_WRITING = """
+import sys
+from pathlib import Path
+from common.files import replacing, scratch_folder
+out = Path(sys.argv[1])
+with scratch_folder(out, "set") as folder, replacing(out / "net.onnx") as temporary:
+    for path in (folder / "part", temporary):
+        path.write_bytes(bytes(1000))
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_else(tmp_path):
+    strange = [".other.77.tmp.onnx", ".net.onnx.old", ".net.onnx.7.tmpfile", ".a.partial",
+               ".set.12.partial"]
+    for name in strange:
+        (tmp_path / name).touch()
+    processes = [subprocess.Popen([sys.executable, "-c", _WRITING, tmp_path], cwd=ROOT, text=True,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                 for _ in range(2)]
+    try:
+        for process in processes:
+            assert process.stdout.readline() == "written\n"
+        processes[0].kill()
+        processes[0].wait()
+        with scratch_folder(tmp_path, "another"):
+            write_text(tmp_path / "net.onnx", "text")
+        left = {path.name for path in tmp_path.iterdir()} - {*strange, "net.onnx"}
+        pid = processes[1].pid
+        assert {name[:name.index(str(pid))] for name in left} == {".set.", ".net.onnx."}
+        processes[1].communicate("")
+        assert {path.name for path in tmp_path.iterdir()} == {*strange, "net.onnx"}
+        assert (tmp_path / "net.onnx").read_bytes() == bytes(1000)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_a_scratch_folder_goes_with_its_block_and_may_become_another(tmp_path):
+    with pytest.raises(KeyError), scratch_folder(tmp_path / "new", "set") as folder:
+        (folder / "part").touch()
+        raise KeyError
+    with scratch_folder(tmp_path / "new", "set") as folder:
+        (folder / "part").touch()
+        folder.rename(tmp_path / "new" / "set")
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "new", "new/set", "new/set/part"]
