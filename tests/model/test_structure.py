@@ -203,6 +203,13 @@ def test_penalty_equals_the_formula(value, as_list):
     assert_close(alpha.grad, arrays[f"grad_alpha:{key}"], _PENALTY["tolerance"])
 
 
+def test_penalty_by_default():
+    alphas = np.random.default_rng(0).normal(size=(3, 5))
+    p = np.exp(alphas) / np.exp(alphas).sum(axis=1, keepdims=True)
+    expected = 0.1 * (np.array([4, 1, 1, 2, 2]) * p ** 1.1).sum(axis=1).mean()
+    assert architecture_penalty(nd.array(alphas)).asscalar() == pytest.approx(expected, rel=1e-5)
+
+
 def test_penalty_needs_a_price_for_each_operation():
     with pytest.raises(ValueError, match="ratio must have 5 numbers, not 4"):
         architecture_penalty(nd.zeros((8, 5)), ratio=(4, 1, 1, 2))
