@@ -7,6 +7,7 @@ to read; only `run_script` turns them into an exit code.
     2    something that the user can put right, a loss that is not finite among it
     3    trained to the end, but the end could not be saved
     4    one of several machines is gone (see `machines.warden`)
+    129  stopped by SIGHUP, of a terminal that was closed
     130  stopped by Ctrl-C
     143  stopped by SIGTERM
 """

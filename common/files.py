@@ -13,13 +13,13 @@ from pathlib import Path
 from .errors import FileError, MissingFile, UserError
 from .screen import printable
 
-__all__ = ["home_path", "open_file", "read_bytes", "read_text",
+__all__ = ["home_path", "open_file", "open_to_append", "read_bytes", "read_text", "append_rows",
            "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
-           "sync_folder", "temporary_path", "is_leftover"]
+           "sync_folder", "temporary_path", "leftover_of"]
 
 _MOST_JSON_BYTES = 1 << 26
 
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp(\.\w+)?")
 _SCRATCH = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.partial")
 
 
@@ -28,9 +28,10 @@ def temporary_path(path):
     return path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
 
 
-def is_leftover(name):
-    """Whether a file's name is that of something half-written."""
-    return _TEMPORARY.fullmatch(name) is not None
+def leftover_of(name):
+    """The file that was to be, where `name` is that of something half-written; else None."""
+    found = _TEMPORARY.fullmatch(name)
+    return found and found.group(1)
 
 
 def sync_folder(folder):
@@ -176,22 +177,91 @@ def open_file(path, most_bytes=None, option=""):
     """
     name = f"{option} {printable(path)}".lstrip()
     try:
-        # Without O_NONBLOCK, to open a pipe is to wait for somebody who writes into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        stream = os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
     except FileNotFoundError as error:
         raise MissingFile(f"cannot read {name}: {_reason(error)}") from error
     except (OSError, ValueError) as error:      # ValueError: a NUL in the path
         raise FileError(f"cannot read {name}: {_reason(error)}") from error
-    stream = os.fdopen(descriptor, "rb") if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    if stream is None:
-        os.close(descriptor)
-        raise FileError(f"cannot read {name}: it is no regular file")
-    size = os.fstat(descriptor).st_size
+    size = os.fstat(stream.fileno()).st_size
     if most_bytes is not None and size > most_bytes:
         stream.close()
         raise FileError(f"cannot read {name}: it has {size:,} bytes, more than the "
                         f"{most_bytes:,} that are accepted")
     return stream
+
+
+def _open_regular(path, flags):
+    """A descriptor of a regular file; OSError if it is something else."""
+    # Without O_NONBLOCK, to open a pipe is to wait for somebody at its other end.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(None, "it is no regular file")
+    return descriptor
+
+
+def open_to_append(path, option=""):
+    """Open a regular file for reading and appending; it is made if there is none.
+
+    A link is followed, and the file keeps its permissions. Parameters as those of `open_file`.
+
+    Returns
+    -------
+    binary file
+
+    Raises
+    ------
+    FileError
+        If it cannot be written, or is no regular file.
+    """
+    try:
+        return os.fdopen(_open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "a+b")
+    except (OSError, ValueError) as error:
+        raise _unwritten(path, option, error) from error
+
+
+def append_rows(path, header, rows, option=""):
+    """Append lines to a table, of which several processes may be writing.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    header : str
+        The table's first line, which an empty file gets and any other must have.
+    rows : str
+        Whole lines.
+    option : str, default ''
+        The option that names the file, for errors.
+
+    Raises
+    ------
+    FileError
+        If the file is another table or cannot be written; it is then as it was.
+    """
+    with open_to_append(path, option) as stream:
+        with contextlib.suppress(OSError):      # some network file systems know no locks
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        if size and stream.readline(len(header) + 2).rstrip(b"\r\n") != header.encode():
+            raise FileError(f"{option} {printable(path)} is another table: its first line is not "
+                            f"{header}".lstrip())
+        try:
+            stream.seek(max(size - 1, 0))
+            cut_short = size and stream.read(1) != b"\n"
+            text = ("\n" if cut_short else "") + rows if size else f"{header}\n{rows}"
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(stream.fileno(), size)
+            raise _unwritten(path, option, error) from error
+
+
+def _unwritten(path, option, error):
+    name = f"{option} {printable(path)}".lstrip()
+    return FileError(f"cannot write {name}: {_reason(error)}")
 
 
 def _reason(error):
@@ -224,9 +294,10 @@ def read_json(path, option=""):
     FileError
         If the file cannot be read, is not JSON or not an object.
     """
+    text = read_text(path, _MOST_JSON_BYTES, option)
     try:
-        content = json.loads(read_text(path, _MOST_JSON_BYTES, option))
-    except (json.JSONDecodeError, RecursionError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:    # ValueError: a number of 5,000 digits, too
         raise FileError(f"{printable(path)} is not a JSON file: {error}") from None
     if not isinstance(content, dict):
         raise FileError(f"{printable(path)} must hold a JSON object, not {type(content).__name__}")
@@ -236,7 +307,7 @@ def read_json(path, option=""):
 def sha256(path):
     """SHA-256 of a file, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             digest.update(chunk)
     return digest.hexdigest()

@@ -1,12 +1,21 @@
-"""SIGTERM and Ctrl-C, put off until the run can be left without loss."""
+"""SIGTERM, SIGHUP and Ctrl-C, put off until the run can be left without loss."""
 import contextlib
 import os
 import signal
 
-__all__ = ["Interrupted", "deferred", "requested", "check"]
+__all__ = ["Interrupted", "deferred", "requested", "check", "stopping"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _received = None    # of the process, as signals are
+
+
+def stopping():
+    """The signals that ask this process to stop.
+
+    SIGHUP, of a terminal that is closed, is one unless it is ignored: then the process was
+    started (by nohup) to outlive its terminal.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return (signal.SIGTERM, signal.SIGINT) + (() if ignored else (signal.SIGHUP,))
 
 
 class Interrupted(Exception):
@@ -15,7 +24,7 @@ class Interrupted(Exception):
     Attributes
     ----------
     code : int
-        Exit code: 143 after SIGTERM, 130 after Ctrl-C.
+        Exit code: 143 after SIGTERM, 130 after Ctrl-C, 129 after SIGHUP.
     """
 
     def __init__(self, number):
@@ -44,7 +53,7 @@ def deferred():
                             "Ctrl-C now leaves at once\n".encode())
 
     _received = None
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    before = {number: signal.signal(number, note) for number in stopping()}
     try:
         yield
     finally:

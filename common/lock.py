@@ -1,10 +1,14 @@
 """One process at a time in a run's folder."""
+import contextlib
 import fcntl
 import json
 import os
 import socket
 
-from .errors import UserError
+from .errors import FileError, UserError
+from .files import open_to_append
+
+_MOST_BYTES = 1 << 12
 
 __all__ = ["lock"]
 
@@ -25,27 +29,34 @@ def lock(path):
     UserError
         If another process has it; names that process and its host.
     """
-    stream = open(path, "a+", encoding="utf-8")     # noqa: SIM115  (closed by the system)
+    stream = open_to_append(path)
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = _owner(stream)
         stream.close()
-        raise UserError(f"{path.parent} is in use by {owner}; wait for it, end it, or choose "
-                        "another --name") from None
+        raise UserError(f"{path.parent} is in use by {_named(owner)}; wait for it, end it, or "
+                        "choose another --name") from None
     except OSError:
         # Some network file systems know no locks. To train without is better than not at all.
         return stream
+    if os.fstat(stream.fileno()).st_size and _owner(stream) is None:
+        stream.close()
+        raise FileError(f"{path} is no lock of a run's, and would be overwritten: choose another "
+                        "--name, or move it away")
     stream.truncate(0)
-    json.dump({"pid": os.getpid(), "host": socket.gethostname()}, stream)
+    stream.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
     stream.flush()
     return stream
 
 
 def _owner(stream):
-    try:
+    """(process, host) that a lock file names, or None."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         stream.seek(0)
-        owner = json.load(stream)
-        return f"process {owner['pid']} on {owner['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+        owner = json.loads(stream.read(_MOST_BYTES))
+        return int(owner["pid"]), str(owner["host"])
+
+
+def _named(owner):
+    return "process {} on {}".format(*owner) if owner else "another process"

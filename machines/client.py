@@ -26,6 +26,7 @@ import threading
 import time
 
 from common.errors import UserError
+from common.interruption import stopping
 from common.screen import printable
 from machines.warden import LOST, Link, Warden, proof
 
@@ -309,11 +310,11 @@ class WardenClient:
     # ---- the thread ------------------------------------------------------------------------
 
     def _signals(self):
-        """A file that tells of SIGTERM and Ctrl-C, even while MXNet blocks the main thread."""
+        """A file that tells of what asks to stop, even while MXNet blocks the main thread."""
         read, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping():
             signal.signal(number, lambda number, frame: None)
         return read
 

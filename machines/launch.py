@@ -29,6 +29,7 @@ if __package__ in (None, ""):    # started as a file, from any folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.errors import UserError, run_script
+from common.interruption import stopping
 from machines.client import SECRET
 from training.device import physical_cores
 from training.options import Parser, positive_int
@@ -246,7 +247,7 @@ class _Signals:
 
     def __init__(self):
         self.processes, self.deadline = [], None
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping():
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number, frame):

@@ -1,9 +1,11 @@
 """Runs that are stopped, started twice, or out of space: nothing is lost, one line says so."""
+import fcntl
 import os
 import re
 import resource
 import signal
 import subprocess
+import termios
 
 import pytest
 
@@ -56,7 +58,7 @@ def _newest(folder):
 
 def test_a_signal_saves_and_says_how_to_go_on(files, tmp_path):
     process, log, step = _started(files, tmp_path), tmp_path / "out", 0
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)):
         if step:
             process, log = _resumed(tmp_path)
         process.send_signal(number)
@@ -77,6 +79,36 @@ def test_a_second_ctrl_c_leaves_at_once(files, tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == -signal.SIGINT
     assert _newest(tmp_path) > 0
+
+
+def test_a_closed_terminal_stops_the_run_without_loss(files, tmp_path):
+    terminal, inside = os.openpty()
+    # A process that leads a session gets the signal when its terminal is closed.
+    process = subprocess.Popen(
+        scripts.command("train_cifar.py", *_options(
+            files, "--num-epochs", 400, "--checkpoint-every", 4)), cwd=tmp_path,
+        stdin=inside, stdout=inside, stderr=inside, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(inside)
+    log = tmp_path / "logs/run/train.log"
+    scripts.wait_for(lambda: os.read(terminal, 4096) and list(
+        tmp_path.glob("params/run/checkpoints/step-*")), process, log)
+    os.close(terminal)
+    assert process.wait(60) == 129
+    assert "stopped by SIGHUP" in log.read_text()
+    assert _newest(tmp_path) > 0
+
+
+def test_nohup_outlives_its_terminal(files, tmp_path):
+    log = tmp_path / "out"
+    with open(log, "w") as stream:
+        process = subprocess.Popen(
+            ["nohup", *scripts.command("train_cifar.py", *_options(
+                files, "--num-epochs", 2, "--checkpoint-every", 1))], cwd=tmp_path,
+            stdout=stream, stderr=stream)
+    _wait_for_a_checkpoint(tmp_path, process, log)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
 
 
 def test_the_second_process_is_refused_and_a_dead_one_s_lock_is_not(files, tmp_path, monkeypatch):

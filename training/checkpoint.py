@@ -63,7 +63,8 @@ def list_checkpoints(folder):
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)
+                  and any((path / name).exists() for name in (*_ARRAY_FILES, "state.json")))
 
 
 def array_files(path):

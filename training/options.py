@@ -5,6 +5,8 @@ networks are therefore checked later, against their registries.
 """
 import argparse
 import math
+import os
+import struct
 
 from common.errors import UserError
 from common.files import read_json
@@ -25,31 +27,57 @@ NOT_COMPUTING = frozenset((
     "rec_val", "rec_val_idx", "kv_store", "join_timeout", "teacher_params"))
 
 
+# About one invocation: a file, which may be a stranger's, cannot ask for it.
+_NOT_IN_FILES = frozenset(("config", "resume", "overwrite", "summary", "help"))
+
+
 # ---- types: each names its range in the error -------------------------------------------
 
-def _number(text, convert, accepts, wanted):
+_MOST = 2 ** 31 - 1    # what MXNet's integers hold
+
+
+def _refusal(text, wanted):
+    shown = text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
+    return argparse.ArgumentTypeError(f"must be {wanted}, not '{shown}'")
+
+
+def _whole(text, least, wanted):
     try:
-        value = convert(text)
+        value = int(text)
     except ValueError:
         value = None
-    if value is None or not math.isfinite(value) or not accepts(value):
-        raise argparse.ArgumentTypeError(f"must be {wanted}, not '{text}'")
+    if value is None or value < least:
+        raise _refusal(text, wanted)
+    if value > _MOST:
+        raise _refusal(text, f"{wanted}, up to {_MOST}")
+    return value
+
+
+def _number(text, accepts, wanted):
+    """A float that is what it is in float32, too, as which the networks get it."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    try:
+        rounded, = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        raise _refusal(text, f"{wanted}, within float32 (up to 3.4e38)") from None
+    if not math.isfinite(value) or not accepts(value):
+        raise _refusal(text, wanted)
+    if not accepts(rounded):
+        raise _refusal(text, f"{wanted} in float32, where it is {rounded:g}")
     return value
 
 
 def positive_int(text):
-    """An integer of at least 1."""
-    return _number(text, int, lambda v: v >= 1, "a whole number of at least 1")
+    """An integer of at least 1 that 32 bits hold with its sign."""
+    return _whole(text, 1, "a whole number of at least 1")
 
 
 def natural(text):
-    """An integer of at least 0."""
-    return _number(text, int, lambda v: v >= 0, "a whole number of at least 0")
-
-
-def int32(text):
     """An integer of at least 0 that 32 bits hold with its sign."""
-    return _number(text, int, lambda v: 0 <= v < 2 ** 31, "a whole number from 0 to 2147483647")
+    return _whole(text, 0, "a whole number of at least 0")
 
 
 def whole_number(least, most):
@@ -65,7 +93,7 @@ threads = whole_number(0, 1024)     # 0: the work is done by the thread that the
 
 def seed(text):
     """An integer that every random generator here accepts as a seed."""
-    return int32(text)
+    return _whole(text, 0, "a whole number from 0")
 
 
 def numbers(text):
@@ -75,22 +103,22 @@ def numbers(text):
 
 def positive_float(text):
     """A number above 0."""
-    return _number(text, float, lambda v: v > 0, "a number above 0")
+    return _number(text, lambda v: v > 0, "a number above 0")
 
 
 def non_negative(text):
     """A number of at least 0."""
-    return _number(text, float, lambda v: v >= 0, "a number of at least 0")
+    return _number(text, lambda v: v >= 0, "a number of at least 0")
 
 
 def fraction(text):
     """A number from 0 up to, but not including, 1."""
-    return _number(text, float, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
+    return _number(text, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
 
 
 def positive_fraction(text):
     """A number above 0, up to 1."""
-    return _number(text, float, lambda v: 0 < v <= 1, "a number above 0, up to 1")
+    return _number(text, lambda v: 0 < v <= 1, "a number above 0, up to 1")
 
 
 def precision(text):
@@ -110,9 +138,9 @@ def milestones(text):
         epochs = tuple(int(part) for part in str(text).split(",") if part.strip())
     except ValueError:
         epochs = (0,)
-    if any(epoch < 1 for epoch in epochs) or list(epochs) != sorted(set(epochs)):
-        raise argparse.ArgumentTypeError(f"must be increasing epochs such as 300,350, "
-                                         f"not '{text}'")
+    if (any(not 1 <= epoch <= _MOST for epoch in epochs)
+            or list(epochs) != sorted(set(epochs))):
+        raise _refusal(text, "increasing epochs such as 300,350")
     return epochs
 
 
@@ -146,6 +174,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message} (see --help)")
 
+    def _get_value(self, action, arg_string):
+        try:
+            possible = "\0" not in arg_string and os.fsencode(arg_string) is not None
+        except UnicodeEncodeError:
+            possible = False
+        if not possible:
+            raise argparse.ArgumentError(action, f"no name or number has the characters of "
+                                                 f"{arg_string!a}")
+        return super()._get_value(action, arg_string)
+
     def load_config(self, path):
         """Take the defaults of options from a JSON file: a run's config.json is such a file.
 
@@ -155,10 +193,15 @@ class Parser(argparse.ArgumentParser):
             If the file cannot be read, names an unknown option or holds an unfit value.
         """
         config = read_json(path, "--config")
-        actions = {action.dest: action for action in self._actions}
+        actions = {action.dest: action for action in self._actions
+                   if action.dest != argparse.SUPPRESS}
         unknown = [key for key in config if key.replace("-", "_") not in actions]
         if unknown:
             raise UserError(f"{path} sets unknown options: {', '.join(sorted(unknown))}")
+        refused = [key for key in config if key.replace("-", "_") in _NOT_IN_FILES]
+        if refused:
+            raise UserError(f"{path} sets {', '.join(sorted(refused))}, which can only be given "
+                            "on the command line")
         self.set_defaults(**{
             key.replace("-", "_"): self._checked(actions[key.replace("-", "_")], value, path)
             for key, value in config.items()})

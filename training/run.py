@@ -1,16 +1,23 @@
-"""A run's folders: one under logs/, one under params/."""
+"""A run's folders: one under logs/, one under params/.
+
+Whatever else lies in them, or bears the same name, is somebody's and stays: see `Run.remove`.
+"""
+import contextlib
+import os
 import re
-import shutil
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import is_leftover
+from common.files import leftover_of, read_json
 from common.lock import lock
 
 __all__ = ["Run"]
 
 _OWN_FILES = {"config.json", "metrics.csv", "result.json", "curves.png", "alphas.csv",
               "structure.json", "structure.png"}
+_PARAMS_FILE = re.compile(r"(last|best|epoch-\d{4,})\.(params|json)")
+_CHECKPOINT = re.compile(r"step-\d{9}(\.old)?")
+_CHECKPOINT_FILES = {"net.params", "optimizer.params", "state.json"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 
@@ -51,15 +58,45 @@ class Run:
         self.result = self.logs / "result.json"
         self.structure = self.logs / "structure.json"
         self.curves = (Path(plot_dir) if plot_dir else self.logs) / "curves.png"
-        self._lock = None
+        self._locks = {}
 
     def exists(self):
         """Whether something of a run of this name is there."""
-        return self.config.exists() or self.checkpoints.exists()
+        return self.config.exists() or any(self._params_files())
 
     def is_accounted_for(self):
         """Whether a run of this name, or a search, has come to its end."""
         return self.result.is_file() or self.structure.is_file()
+
+    def check_owned(self):
+        """Make sure that what bears the names of a run's files is a run's.
+
+        Raises
+        ------
+        UserError
+            If a folder holds such files, but nothing that only a run writes.
+        """
+        found = [] if self._config() else [
+            path for path in self._logs_files() if path != self.log_file]
+        if not self._knows_params():
+            found += self._params_files()
+        if found:
+            raise UserError(f"{found[0].parent} is not the folder of a run, but holds "
+                            f"{found[0].name}: nothing there is replaced or removed; choose "
+                            "another --name")
+
+    def _config(self):
+        """What config.json says, if a run has written it; else nothing."""
+        config = _json(self.config)
+        return config if config.keys() >= {"model", "act_type", "attention", "seed"} else {}
+
+    def _knows_params(self):
+        """Whether params/<run> holds params or checkpoints as runs write them."""
+        place = self._config().get("save_dir")
+        return (isinstance(place, str) and _same(Path(place, self.name), self.params)
+                or any(_json(self.params / f"{name}.json").keys() >= {"model", "options", "dataset"}
+                       for name in ("last", "best"))
+                or any(path.name == "state.json" for path in self._checkpoint_files()))
 
     def lock(self):
         """Make sure that no other process works on this run, now and until `unlock`.
@@ -69,17 +106,19 @@ class Run:
         UserError
             If one does.
         """
-        if self._lock is None and self.params.is_dir():
-            try:
-                self._lock = lock(self.params / ".lock")
-            except OSError as error:
-                raise _unwritable(self.params, error) from None
+        for folder in (self.params, self.logs):
+            where = os.path.realpath(folder)    # both may be one
+            if where not in self._locks and folder.is_dir():
+                try:
+                    self._locks[where] = lock(folder / ".lock")
+                except OSError as error:
+                    raise _unwritable(folder, error) from None
 
     def unlock(self):
         """Let other processes have the run; the end of the process does the same."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        for stream in self._locks.values():
+            stream.close()
+        self._locks = {}
 
     def create(self):
         """Make the folders, lock them, and remove what killed processes left half-written.
@@ -92,35 +131,60 @@ class Run:
         for folder in (self.params, self.logs, self.curves.parent):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                probe = folder / ".writable"
-                probe.touch()
+                probe = folder / f".writable-{os.getpid()}"
+                probe.touch(exist_ok=False)
                 probe.unlink()
             except OSError as error:
                 raise _unwritable(folder, error) from None
         self.lock()
-        self._remove_all(is_leftover, self.params, self.logs, self.checkpoints)
+        self._remove(self._leftovers())
 
     def remove(self):
-        """Delete everything of the run but its lock.
+        """Delete what the run of this name has written: all else in its folders stays.
 
         Raises
         ------
         UserError
-            If another process works on it.
+            If another process works on it, or the folders are not a run's.
         """
         self.lock()
-        self._remove_all(lambda name: name != ".lock", self.params, self.logs)
+        self.check_owned()
+        self._remove([*self._leftovers(), *self._params_files(),
+                      *(self._logs_files() if self._config() else ())])
 
-    @staticmethod
-    def _remove_all(chosen, *folders):
-        for folder in folders:
-            for path in folder.iterdir() if folder.is_dir() else ():
-                if not chosen(path.name):
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+    def _logs_files(self):
+        """What a run has written to logs/<run>."""
+        names = {*_OWN_FILES, self.log_file.name, self._config().get("logging_file")}
+        return [path for path in _listed(self.logs) if path.name in names]
+
+    def _params_files(self):
+        """What a run has written to params/<run>."""
+        return [*(path for path in _listed(self.params) if _PARAMS_FILE.fullmatch(path.name)),
+                *self._checkpoint_files()]
+
+    def _checkpoint_folders(self):
+        """Folders of whole checkpoints, and of half-written ones."""
+        return [folder for folder in _listed(self.checkpoints, folders=True)
+                if _CHECKPOINT.fullmatch(leftover_of(folder.name) or folder.name)]
+
+    def _checkpoint_files(self):
+        return [path for folder in self._checkpoint_folders() for path in _listed(folder)
+                if (leftover_of(path.name) or path.name) in _CHECKPOINT_FILES]
+
+    def _leftovers(self):
+        """Half-written files, of names that a run writes."""
+        for path in (*_listed(self.logs), *_listed(self.params)):
+            name = leftover_of(path.name) or ""
+            if name in _OWN_FILES or _PARAMS_FILE.fullmatch(name):
+                yield path
+        yield from (path for path in self._checkpoint_files() if leftover_of(path.parent.name))
+
+    def _remove(self, paths):
+        for path in list(paths):
+            path.unlink(missing_ok=True)
+        for folder in (*self._checkpoint_folders(), self.checkpoints):
+            with contextlib.suppress(OSError):     # missing, or something of others is in it
+                folder.rmdir()
 
     def drop_periodic(self, keep):
         """Keep only the newest `keep` periodic params; 0 keeps all."""
@@ -129,6 +193,29 @@ class Run:
         for old in sorted(self.params.glob("epoch-*.params"))[:-keep]:
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _listed(folder, folders=False):
+    """The files, or the folders, in a folder; none if there is no such folder."""
+    try:
+        entries = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    return [path for path in entries if path.is_dir() == folders]
+
+
+def _json(path):
+    """The JSON object in a file; an empty one if there is none."""
+    try:
+        return read_json(path)
+    except UserError:
+        return {}
+
+
+def _same(path, other):
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _unwritable(folder, error):

@@ -288,11 +288,12 @@ def open_run(options):
         raise UserError("--resume keeps an earlier run and --overwrite deletes it: choose one")
     run = Run(options.name, options.save_dir, options.log_dir, options.logging_file,
               options.save_plot_dir)
+    run.check_owned()
     run.lock()
     if run.exists() and not (options.resume or options.overwrite):
         raise UserError(f"a run named {run.name} is there already ({run.logs}): go on with "
                         "--resume, replace it with --overwrite, or choose another --name")
-    if options.resume and run.config.is_file():
+    if options.resume and run.config.exists():
         _check_goes_on(options, read_json(run.config))
     return run
 
