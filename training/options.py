@@ -83,8 +83,10 @@ def natural(text):
 def whole_number(least, most):
     """The type of integers from `least` to `most`."""
     def convert(text):
-        return _number(text, int, lambda v: least <= v <= most,
-                       f"a whole number from {least} to {most}")
+        value = _whole(text, least, f"a whole number from {least} to {most}")
+        if value > most:
+            raise _refusal(text, f"a whole number from {least} to {most}")
+        return value
     return convert
 
 
