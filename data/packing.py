@@ -18,7 +18,7 @@ from data.imagenet import RecordFile
 from data.photos import list_photos
 from data.recordio import image_record, read_head, write_record
 from data.streams import permutation
-from training.options import int32, seed, threads
+from training.options import natural, seed, threads
 
 __all__ = ["pack", "verify", "make_index", "main"]
 
@@ -41,7 +41,7 @@ def make_parser():
     command.add_argument("folder", metavar="FOLDER", help="holds train/ and, usually, val/")
     command.add_argument("out", metavar="OUT", help="folder to make: train.rec, val.rec, "
                          "their .idx and .lst, synset.txt; skipped.txt if need be")
-    command.add_argument("--resize", type=int32, default=480, metavar="PX",
+    command.add_argument("--resize", type=natural, default=480, metavar="PX",
                          help="shrink the shorter side to this; never enlarges; 0 keeps the "
                               "size (default: 480)")
     command.add_argument("--quality", type=int, default=95, metavar="Q", choices=range(1, 101),
