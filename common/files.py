@@ -52,7 +52,7 @@ def replacing(path):
     the same file is removed first.
     """
     path = Path(path)
-    _remove_left(path.parent, lambda name: is_leftover(name) and name.startswith(f".{path.name}."))
+    _remove_left(path.parent, lambda name: leftover_of(name) == path.name)
     temporary = temporary_path(path)
     try:
         with _locked(temporary, os.O_CREAT | os.O_RDWR, wait=False):
