@@ -63,6 +63,9 @@ def test_a_search_leaves_alphas_structure_metrics_and_figure(finished):
     assert (structure.network, structure.kind) == ("resnet18", "CBAM")
     assert structure.search["warmup_epochs"] == 1 and len(structure.search["weights"]) == 8
     assert result.stdout.count("[Epoch") == 3
+    # Known to be good: what the tests below compare a search with is this one.
+    assert [float(row["train_loss"]) for row in scripts.metrics(logs)] == pytest.approx(
+        [2.707, 2.532, 2.401], rel=5e-3)
     assert "block     identity     CA(+)SA     SA(+)CA          CA          SA  derived" in (
         result.stdout)
 

@@ -45,7 +45,11 @@ def test_a_run_leaves_params_log_metrics_and_curves(finished):
         "best.params", "last.params", "epoch-0002.params", "epoch-0003.params"}
     assert {p.name for p in (folder / "logs/run").iterdir()} == {
         "config.json", "train.log", "metrics.csv", "curves.png", "result.json"}
-    assert [row["epoch"] for row in scripts.metrics(folder / "logs/run")] == ["0", "1", "2"]
+    rows = scripts.metrics(folder / "logs/run")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    # Known to be good: what the tests below compare a run with is this one.
+    assert [float(row["train_loss"]) for row in rows] == pytest.approx([2.356, 2.314, 2.317],
+                                                                       rel=5e-3)
     assert len(re.findall(r"\[Epoch \d\] train=[\d.]+ val=[\d.]+", result.stdout)) == 3
     assert "last, after 3 epochs: test accuracy" in result.stdout
     assert "best, after" in result.stdout and "(chosen by test accuracy)" in result.stdout
