@@ -66,10 +66,16 @@ def _identity(path):
     return status.st_dev, status.st_ino
 
 
-def find_images(folder):
+def find_images(folder, others=frozenset()):
     """The images in a folder and its sub-folders, also in those that links lead to.
 
     Names that begin with ``.`` or ``@``, and ``__MACOSX``, are passed over.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+    others : set of (int, int), optional
+        Device and number of folders whose images belong elsewhere, should a link lead there.
 
     Returns
     -------
@@ -86,7 +92,7 @@ def find_images(folder):
     start = len(os.path.join(folder, ""))
     images, unused, waiting = [], [], [iter(_entries(folder))]
     # A link back up would bring in the images of other folders.
-    seen = {_identity(path) for path in (Path(folder), *Path(folder).resolve().parents)}
+    seen = {_identity(path) for path in (folder, *Path(folder).resolve().parents)} | others
     while waiting:
         entry = next(waiting[-1], None)
         if entry is None:
@@ -99,7 +105,7 @@ def find_images(folder):
             seen.add(_identity(entry))
             waiting.append(iter(_entries(entry.path)))
         elif kind == "folder":
-            unused.append(f"{printable(path)} (a link to a folder that is read anyway)")
+            unused.append(f"{printable(path)} (a folder that is read elsewhere)")
         elif not kind:
             unused.append(f"{printable(path)} (no regular file)")
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
@@ -180,8 +186,9 @@ def list_photos(folder, log=print):
     """
     wnids, unused = list_classes(folder)
     photos, empty = [], []
+    classes = {_identity(os.path.join(folder, wnid)) for wnid in wnids}
     for wnid in wnids:
-        images, more = find_images(os.path.join(folder, wnid))
+        images, more = find_images(os.path.join(folder, wnid), classes)
         photos += [(wnid, f"{wnid}/{path}") for path in images]
         unused += [f"{wnid}/{path}" for path in more]
         empty += [] if images else [wnid]

@@ -100,17 +100,18 @@ def test_images_that_links_lead_to_are_used_once(tree, tmp_path):
     (tree / "n00000002").symlink_to(tmp_path / "elsewhere/deep")
     wnids, photos, unused, _ = _list(tree)
     assert len(wnids) == 3
-    assert photos == ["n00000000/linked/deep/two.jpg", "n00000000/linked/one.jpg", *PHOTOS,
-                      "n00000002/two.jpg"]
-    assert unused == ["n00000000/z again (a link to a folder that is read anyway)"]
+    assert photos == ["n00000000/linked/one.jpg", *PHOTOS, "n00000002/two.jpg"]
+    assert unused == [f"n00000000/{name} (a folder that is read elsewhere)"
+                      for name in ("linked/deep", "z again")]
 
 
 def test_links_back_up_bring_in_no_other_classes(tree):
     (tree / "n00000000/all").symlink_to(tree)
     (tree / "n00000000/root").symlink_to("/")
     (tree / "n00000001/up").symlink_to("..")
+    (tree / "n00000001/beside").symlink_to("../n00000000")
     _, photos, unused, _ = _list(tree)
-    assert photos == PHOTOS and len(unused) == 3
+    assert photos == PHOTOS and len(unused) == 4
 
 
 def test_two_classes_in_one_folder_are_refused(tree):
