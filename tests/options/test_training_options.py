@@ -163,7 +163,8 @@ def _stops_after(epochs, monkeypatch):
 
 
 @pytest.mark.parametrize("name, epochs", [
-    ("nag", 1), ("adam", 1), ("milestones", 2), ("plateau", 2), ("early stop", 2)])
+    ("nag", 1), ("adam", 1), ("milestones", 2), ("plateau", 2),
+    ("plateau", 4), ("early stop", 2)])
 def test_a_run_that_was_stopped_goes_on_by_the_formulas(name, epochs, place, monkeypatch):
     """With its momentum, the plateau's factor and wait, and the wait for an early stop."""
     case = CASES[name]
