@@ -15,7 +15,7 @@ import sys
 import time
 
 from common.errors import UserError, run_script
-from common.files import write_text
+from common.files import append_rows
 from common.tables import csv_cell
 from data import DataError, list_datasets
 from trained import check_fits, count_outputs, find_description, load_network
@@ -139,6 +139,7 @@ class _OnnxNetwork:
 
 def score_and_report(options, net, description, dataset, batches, contexts):
     """Score a network and say how it did; returns the exit code."""
+    check_csv(options)
     scores, seconds = score(options, net, description, dataset, batches, contexts)
     report(description, dataset, scores, seconds)
     if options.csv:
@@ -176,6 +177,7 @@ def score_released(options, contexts):
     from runs.released import RELEASED, verify_file
 
     found = []
+    check_csv(options)
     for released in choose_released(options, RELEASED):
         try:
             verify_file(released.path, released)
@@ -334,27 +336,18 @@ def table_row(options, description, dataset, scores, seconds):
         scores["count"] / seconds, options.crops, dataset.image_size, options.dtype)))
 
 
+def check_csv(options):
+    """Raise UserError if --csv cannot be appended to: not after all that is to be scored."""
+    if options.csv:
+        append_rows(options.csv, ",".join(_COLUMNS), "", "--csv")
+
+
 def append_row(path, row):
-    """Append to a CSV file; the file is replaced as a whole, so it is never half written."""
+    """Append to a CSV file, to which others may be appending, too."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    try:
-        with open(path, encoding="utf-8", newline="") as stream:
-            before = stream.read()
-    except FileNotFoundError:
-        before = ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --csv {path}: {error}") from None
-    if not before:
-        writer.writeheader()
-    elif before.splitlines()[0] != ",".join(_COLUMNS):
-        raise UserError(f"--csv {path} is another table: its columns are not "
-                        f"{', '.join(_COLUMNS)}")
-    writer.writerow({column: csv_cell(value) for column, value in row.items()})
-    try:
-        write_text(path, before + text.getvalue())
-    except OSError as error:
-        raise UserError(f"cannot write --csv {path}: {error.strerror}") from None
+    csv.DictWriter(text, _COLUMNS, lineterminator="\n").writerow(
+        {column: csv_cell(value) for column, value in row.items()})
+    append_rows(path, ",".join(_COLUMNS), text.getvalue(), "--csv")
 
 
 if __name__ == "__main__":

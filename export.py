@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from common.errors import UserError, run_script
-from common.files import replacing, sha256
+from common.files import check_not_input, home_path, replacing, sha256
 from data import DataError, list_datasets
 from evaluate import find_params, open_data
 from trained import count_outputs, load_network
@@ -115,8 +115,8 @@ def require_packages(options):
 
 def find_outputs(options):
     """The files to write; raises UserError if one is in the way."""
-    base = Path(options.output or Path(options.params).with_suffix(
-        ".onnx" if options.format == "onnx" else "")).expanduser()
+    base = home_path(options.output or Path(options.params).with_suffix(
+        ".onnx" if options.format == "onnx" else ""), "--output")
     if base.is_dir():
         raise UserError(f"{base} is a folder; name a file with --output")
     if options.format == "mxnet":
@@ -127,9 +127,16 @@ def find_outputs(options):
     for path in outputs:
         if path.is_dir():
             raise UserError(f"{path} is a folder; name a file with --output")
+        check_not_input(path, *inputs(options))
         if path.exists() and not options.overwrite:
             raise UserError(f"{path} exists; give --overwrite to replace it")
     return outputs
+
+
+def inputs(options):
+    """The files that are read, the parameters' description among them."""
+    return [path for path in (options.params, Path(options.params).with_suffix(".json"),
+                              options.rec_val, options.rec_val_idx) if path]
 
 
 def complete(description, options, data):

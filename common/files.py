@@ -15,7 +15,7 @@ from .screen import printable
 
 __all__ = ["home_path", "open_file", "open_to_append", "read_bytes", "read_text", "append_rows",
            "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
-           "sync_folder", "temporary_path", "leftover_of"]
+           "sync_folder", "temporary_path", "leftover_of", "check_not_input", "reason"]
 
 _MOST_JSON_BYTES = 1 << 26
 
@@ -179,9 +179,9 @@ def open_file(path, most_bytes=None, option=""):
     try:
         stream = os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
     except FileNotFoundError as error:
-        raise MissingFile(f"cannot read {name}: {_reason(error)}") from error
+        raise MissingFile(f"cannot read {name}: {reason(error)}") from error
     except (OSError, ValueError) as error:      # ValueError: a NUL in the path
-        raise FileError(f"cannot read {name}: {_reason(error)}") from error
+        raise FileError(f"cannot read {name}: {reason(error)}") from error
     size = os.fstat(stream.fileno()).st_size
     if most_bytes is not None and size > most_bytes:
         stream.close()
@@ -194,9 +194,10 @@ def _open_regular(path, flags):
     """A descriptor of a regular file; OSError if it is something else."""
     # Without O_NONBLOCK, to open a pipe is to wait for somebody at its other end.
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(None, "it is no regular file")
+        raise OSError(None, "it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
     return descriptor
 
 
@@ -250,8 +251,7 @@ def append_rows(path, header, rows, option=""):
             stream.seek(max(size - 1, 0))
             cut_short = size and stream.read(1) != b"\n"
             text = ("\n" if cut_short else "") + rows if size else f"{header}\n{rows}"
-            stream.write(text.encode())
-            stream.flush()
+            _write_all(stream.fileno(), text.encode())
             os.fsync(stream.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -259,13 +259,35 @@ def append_rows(path, header, rows, option=""):
             raise _unwritten(path, option, error) from error
 
 
+def _write_all(descriptor, content):
+    """Write without a buffer, of which a rest would be written when the file is closed."""
+    while content:
+        content = content[os.write(descriptor, content):]
+
+
 def _unwritten(path, option, error):
     name = f"{option} {printable(path)}".lstrip()
-    return FileError(f"cannot write {name}: {_reason(error)}")
+    return FileError(f"cannot write {name}: {reason(error)}")
 
 
-def _reason(error):
+def reason(error):
+    """Why a file could not be opened, without its name."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def check_not_input(output, *inputs):
+    """Raise FileError if what is to be written is one of the files that are read."""
+    for path in inputs:
+        if _is_same(output, path):
+            raise FileError(f"{printable(output)} is read, and cannot be written, too: name "
+                            "another file")
+
+
+def _is_same(path, other):
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):       # one of them is not there
+        return False
 
 
 def read_bytes(path, most_bytes, option=""):
@@ -274,7 +296,7 @@ def read_bytes(path, most_bytes, option=""):
         try:
             return stream.read(most_bytes)
         except OSError as error:
-            raise FileError(f"cannot read {printable(path)}: {_reason(error)}") from error
+            raise FileError(f"cannot read {printable(path)}: {reason(error)}") from error
 
 
 def read_text(path, most_bytes, option=""):

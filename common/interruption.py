@@ -1,9 +1,12 @@
 """SIGTERM, SIGHUP and Ctrl-C, put off until the run can be left without loss."""
 import contextlib
+import ctypes
 import os
 import signal
 
-__all__ = ["Interrupted", "deferred", "requested", "check", "stopping"]
+__all__ = ["Interrupted", "deferred", "requested", "check", "stopping", "ends_with_parent"]
+
+_PR_SET_PDEATHSIG = 1    # of Linux
 
 _received = None    # of the process, as signals are
 
@@ -16,6 +19,21 @@ def stopping():
     """
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return (signal.SIGTERM, signal.SIGINT) + (() if ignored else (signal.SIGHUP,))
+
+
+def ends_with_parent():
+    """What a new process calls first (``preexec_fn`` of `subprocess.Popen`), so that it gets
+    SIGTERM when this one has ended, however it ends.
+
+    Loaded here: a new process must not wait for a lock that another thread held.
+    """
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def watch():
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:     # it has ended already
+            os.kill(os.getpid(), signal.SIGTERM)
+    return watch
 
 
 class Interrupted(Exception):

@@ -6,11 +6,11 @@ import os
 import socket
 
 from .errors import FileError, UserError
-from .files import open_to_append
+from .files import open_file, open_to_append
 
 _MOST_BYTES = 1 << 12
 
-__all__ = ["lock"]
+__all__ = ["lock", "holder", "wait_for"]
 
 
 def lock(path):
@@ -48,6 +48,22 @@ def lock(path):
     stream.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
     stream.flush()
     return stream
+
+
+def holder(path):
+    """Who has the lock file `path`, in words; None if nobody has, or there is none."""
+    with contextlib.suppress(FileError, OSError), open_file(path) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _named(_owner(stream))
+    return None
+
+
+def wait_for(path):
+    """Wait until nobody has the lock file `path`."""
+    with open_file(path) as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
 
 
 def _owner(stream):

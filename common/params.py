@@ -25,7 +25,8 @@ from collections import namedtuple
 
 import numpy as np
 
-from .errors import UserError
+from .errors import FileError, UserError
+from .files import open_file, reason
 
 __all__ = ["ParamsError", "Record", "check_params", "read_params"]
 
@@ -38,6 +39,7 @@ _DEVICES = {1, 2, 3, 5}         # CPU, GPU, pinned and shared CPU memory
 _MAX_ARRAYS = 100_000
 _MAX_DIMS = 16
 _MAX_NAME_BYTES = 1024
+_MAX_BYTES = 1 << 34
 
 # Where an array's values are in a file; `name` is None where the file names no arrays.
 Record = namedtuple("Record", "name dtype shape offset")
@@ -64,10 +66,12 @@ def check_params(path):
         If the file cannot be read or is not what it should be to the last byte.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_file(path, _MAX_BYTES) as stream:
             return _check(_Reader(stream))
+    except FileError as error:
+        raise ParamsError(reason(error.__cause__ or error)) from None
     except OSError as error:
-        raise ParamsError(error.strerror or str(error)) from None
+        raise ParamsError(reason(error)) from None
 
 
 def read_params(path):
@@ -84,14 +88,16 @@ def read_params(path):
         As `check_params`; also if the arrays have no names.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_file(path, _MAX_BYTES) as stream:
             records = _check(_Reader(stream))
             if records and records[0].name is None:
                 raise ParamsError("its arrays have no names; it was not written by "
                                   "save_parameters")
             return {record.name: _values(stream, record) for record in records}
+    except FileError as error:
+        raise ParamsError(reason(error.__cause__ or error)) from None
     except OSError as error:
-        raise ParamsError(error.strerror or str(error)) from None
+        raise ParamsError(reason(error)) from None
 
 
 def _values(stream, record):

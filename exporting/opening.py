@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import read_bytes
 from trained import check_description
 
 from .checks import check_contents
@@ -76,12 +77,7 @@ def open_file(path, runtime="onnxruntime", precision="float32"):
 
 
 def _read(path):
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path} is refused: it has more than {_MOST_BYTES:,} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return read_bytes(path, _MOST_BYTES)
 
 
 def _parse(onnx, content, path):

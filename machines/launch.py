@@ -14,7 +14,6 @@ processes itself, passes on what stops it, and returns the code of the first tha
 import argparse
 import collections
 import contextlib
-import ctypes
 import os
 import secrets
 import shlex
@@ -29,7 +28,8 @@ if __package__ in (None, ""):    # started as a file, from any folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from common.errors import UserError, run_script
-from common.interruption import stopping
+from common.files import read_text
+from common.interruption import ends_with_parent, stopping
 from machines.client import SECRET
 from training.device import physical_cores
 from training.options import Parser, positive_int
@@ -38,7 +38,7 @@ __all__ = ["main", "Plan", "Start", "commands", "read_hosts"]
 
 # What the others get to end by themselves when one has failed, or when all were asked to stop.
 _GRACE_S = 45
-_PR_SET_PDEATHSIG = 1
+_MOST_HOSTFILE_BYTES = 1 << 20
 # Variables that a process on another machine should have, too.
 _PASSED_ON = ("OMP_", "MXNET_", "PS_", "DMLC_INTERFACE")
 
@@ -76,11 +76,7 @@ def read_hosts(path):
     UserError
         If it cannot be read or names nobody.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(f"cannot read --hostfile {path}: {reason}") from None
+    lines = read_text(path, _MOST_HOSTFILE_BYTES, "--hostfile").splitlines()
     words = [line.split("#")[0].split()[:1] for line in lines]
     hosts = []
     for name, _, port in (word[0].partition(":") for word in words if word):
@@ -223,17 +219,12 @@ def _ssh(plan, environ, number):
 
 # ---- running ----------------------------------------------------------------------------------
 
-def _dies_with_us():
-    """In a new process: SIGTERM if the launcher is killed, so that nothing is left over."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 def _start(start):
     try:
         # A session of its own: Ctrl-C is for the launcher alone, which passes it on once.
         process = subprocess.Popen(start.command, env={**os.environ, **start.environ}, text=True,
                                    stdin=subprocess.PIPE if start.input else subprocess.DEVNULL,
-                                   start_new_session=True, preexec_fn=_dies_with_us)
+                                   start_new_session=True, preexec_fn=ends_with_parent())
     except OSError as error:
         raise UserError(f"cannot start {start.command[0]}: {error.strerror}") from None
     if start.input:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from common.errors import MissingFile, UserError
 from common.files import read_json, write_json
+from common.interruption import ends_with_parent, stopping
+from common.lock import holder, wait_for
 from common.progress import format_seconds
 from training.options import NOT_COMPUTING
 
@@ -237,13 +239,20 @@ def train_cells(cells, argv, log):
     runs = {cell.name: cell.finished() for cell in cells}
     code = 0
     for number, cell in enumerate(cells, 1):
+        if not runs[cell.name]:
+            _wait_until_free(cell, log)
+            runs[cell.name] = cell.finished()
         if runs[cell.name]:
             log(f"[{number} of {len(cells)}] {cell.name} is finished")
             continue
         waiting = [each for each in cells[number - 1:] if not runs[each.name]]
         log(f"[{number} of {len(cells)}] {cell.name}: {_time_left(cells, runs, waiting)}")
-        returned, stopped = _run([sys.executable, str(_SCRIPT), "--config", str(cell.config),
-                                  *argv, "--name", cell.name, "--resume"])
+        command = [sys.executable, str(_SCRIPT), "--config", str(cell.config), *argv,
+                   "--name", cell.name, "--resume"]
+        returned, stopped = _run(command)
+        while not stopped and _wait_until_free(cell, log) and not cell.finished():
+            # Another process had taken it just before ours, and has left it by now.
+            returned, stopped = _run(command)
         runs[cell.name] = cell.finished()
         if stopped:
             log("stopped; the same command goes on from here")
@@ -254,6 +263,16 @@ def train_cells(cells, argv, log):
             log(f"{cell.name} failed (exit code {returned}); going on with the next")
             code = 1
     return code
+
+
+def _wait_until_free(cell, log):
+    """Wait for another process that trains a cell; whether there was one."""
+    path = cell.logs / ".lock"
+    owner = holder(path)
+    if owner:
+        log(f"{cell.name} is in use by {owner}; waiting for it")
+        wait_for(path)
+    return bool(owner)
 
 
 def _run(command):
@@ -272,9 +291,8 @@ def _run(command):
         child.send_signal(number)
 
     # Its own session: a Ctrl-C in the terminal reaches it once, through `forward`.
-    child = subprocess.Popen(command, start_new_session=True)
-    previous = {number: signal.signal(number, forward)
-                for number in (signal.SIGINT, signal.SIGTERM)}
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with_parent())
+    previous = {number: signal.signal(number, forward) for number in stopping()}
     try:
         return child.wait(), stopped[0] if stopped else 0
     finally:

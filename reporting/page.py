@@ -1,13 +1,14 @@
 """One HTML page that holds everything: no script, no network, pictures inside."""
 import base64
 import html
-from pathlib import Path
 
 from common.errors import UserError
+from common.files import read_bytes
 from common.screen import LINES, printable
 
 __all__ = ["make_page", "section", "picture", "table_section", "check_png"]
 
+_MOST_PNG_BYTES = 1 << 26
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Nothing but the page itself may be loaded, whatever a name in it tries.
@@ -60,10 +61,7 @@ def check_png(path):
     UserError
         If it cannot be read or is something else.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the picture {path}: {error.strerror}") from None
+    content = read_bytes(path, _MOST_PNG_BYTES, "--gallery")
     if not content.startswith(_PNG):
         raise UserError(f"{path} is no PNG picture")
     return content

@@ -1,4 +1,6 @@
 """What evaluate.py does with tables, classes and released files."""
+import os
+
 import pytest
 
 import evaluate
@@ -31,6 +33,29 @@ def test_another_table_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="another table"):
         evaluate.append_row(path, _ROW)
     assert path.read_text() == "x,y\n1,2\n"
+
+
+def test_a_table_is_appended_to_where_its_path_leads(tmp_path):
+    table, link = tmp_path / "table.csv", tmp_path / "link.csv"
+    evaluate.append_row(table, _ROW)
+    table.chmod(0o640)
+    before = table.stat()
+    link.symlink_to(table)
+    evaluate.append_row(link, _ROW)
+    assert link.is_symlink() and len(table.read_text().splitlines()) == 3
+    assert (table.stat().st_mode, table.stat().st_ino) == (before.st_mode, before.st_ino)
+
+
+@pytest.mark.parametrize("make", [
+    os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/null", path),
+    lambda path: os.symlink("/dev/full", path)])
+def test_what_is_no_table_is_refused_and_stays(make, tmp_path):
+    path = tmp_path / "table.csv"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(UserError, match="cannot write --csv"):
+        evaluate.append_row(path, _ROW)
+    assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
 
 
 def test_the_interval_is_wilson_s():

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from common.errors import run_script
-from common.files import write_text
+from common.files import check_not_input, read_bytes, read_text, write_text
 from common.plots import make_figure, save_figure
 from common.screen import LINES, printable
 
@@ -141,15 +141,16 @@ def read_metrics(path):
     ValueError
         If a column is missing or a value is no number.
     """
-    with open(path, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    text = read_text(path, _MOST_BYTES)
     try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         return [{column: (int if column == "epoch" else float)(row[column])
                  for column in COLUMNS} for row in rows]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is no metrics file of a run: {error}") from None
 
 
+_MOST_BYTES = 1 << 28
 _NUMBER = r"([-+.\w]+)"
 _LOG_LINES = [(re.compile(pattern.replace("NUMBER", _NUMBER)), columns) for pattern, columns in (
     (r"Epoch\[(\d+)\] Batch \[\d+\]\s.*\slr=NUMBER", ("lr",)),
@@ -174,19 +175,18 @@ def read_log(path):
         If there is no finished epoch in it.
     """
     epochs = {}
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            for pattern, columns in _LOG_LINES:
-                match = pattern.search(line)
-                if match:
-                    epoch, *numbers = match.groups()
+    for line in read_bytes(path, _MOST_BYTES).decode("utf-8", "replace").splitlines():
+        for pattern, columns in _LOG_LINES:
+            match = pattern.search(line)
+            if match:
+                epoch, *numbers = match.groups()
+                errors = "err-top1" in line
+                try:
                     row = epochs.setdefault(int(epoch), {})
-                    errors = "err-top1" in line
-                    try:
-                        for column, number in zip(columns, map(float, numbers)):
-                            row[column] = 1 - number if errors else number
-                    except ValueError:
-                        raise ValueError(f"{path} has no number in: {line.strip()}") from None
+                    for column, number in zip(columns, map(float, numbers)):
+                        row[column] = 1 - number if errors else number
+                except ValueError:
+                    raise ValueError(f"{path} has no number in: {line.strip()}") from None
     rows = [{**dict.fromkeys(COLUMNS, math.nan), **row, "epoch": epoch}
             for epoch, row in sorted(epochs.items()) if "val_accuracy" in row]
     if not rows:
@@ -252,6 +252,8 @@ def main(argv=None):
                                      "of the authors' scripts")
     parser.add_argument("--out", metavar="FILE.png", help="draw the curves")
     options = parser.parse_args(argv)
+    if options.out:
+        check_not_input(options.out, options.file)
     rows = read_history(options.file)
     best = max(rows, key=lambda row: row["val_accuracy"])
     print(f"{len(rows)} epochs")

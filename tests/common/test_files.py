@@ -4,7 +4,17 @@ import sys
 
 import pytest
 
-from common.files import read_json, replacing, scratch_folder, sha256, write_json, write_text
+from common.errors import FileError
+from common.files import (
+    append_rows,
+    check_not_input,
+    read_json,
+    replacing,
+    scratch_folder,
+    sha256,
+    write_json,
+    write_text,
+)
 from tests.scripts import ROOT
 
 
@@ -92,3 +102,48 @@ def test_a_scratch_folder_goes_with_its_block_and_may_become_another(tmp_path):
         folder.rename(tmp_path / "new" / "set")
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
         "new", "new/set", "new/set/part"]
+
+
+def test_rows_of_several_processes_are_all_there(tmp_path):
+    program = ("import sys; from common.files import append_rows\n"
+               "for row in range(25): append_rows(sys.argv[1], 'a,b', f'{sys.argv[2]},{row}\\n')")
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "table.csv"),
+                                 str(number)], cwd=ROOT)
+               for number in range(4)]
+    assert [writer.wait() for writer in writers] == 4 * [0]
+    header, *rows = (tmp_path / "table.csv").read_text().splitlines()
+    assert header == "a,b"
+    assert sorted(rows) == sorted(f"{n},{row}" for n in range(4) for row in range(25))
+
+
+def test_a_row_that_finds_no_room_leaves_the_table_as_it_was(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b\n1,2\n")
+    program = ("import resource, sys; from common.files import append_rows\n"
+               "resource.setrlimit(resource.RLIMIT_FSIZE, (12, 12))\n"
+               "append_rows(sys.argv[1], 'a,b', '1234,5678\\n', '--csv')")
+    done = subprocess.run([sys.executable, "-c", program, str(path)], text=True,
+                          capture_output=True, cwd=ROOT)
+    assert "FileError: cannot write --csv" in done.stderr and "too large" in done.stderr
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_a_table_cut_short_gets_whole_rows(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,b\n1,2")
+    append_rows(path, "a,b", "3,4\n")
+    assert path.read_text() == "a,b\n1,2\n3,4\n"
+    append_rows(tmp_path / "new.csv", "a,b", "")
+    assert (tmp_path / "new.csv").read_text() == "a,b\n"
+    with pytest.raises(FileError, match="is another table"):
+        append_rows(path, "a", "3\n")
+
+
+def test_an_output_is_no_input(tmp_path):
+    path = tmp_path / "net.params"
+    path.write_text("weights")
+    for other in ("link", "hard"):
+        getattr(os, {"link": "symlink", "hard": "link"}[other])(path, tmp_path / other)
+        with pytest.raises(FileError, match="is read, and cannot be written"):
+            check_not_input(tmp_path / other, tmp_path / "absent", path)
+    check_not_input(tmp_path / "new", path)

@@ -49,7 +49,7 @@ def test_nothing_comes_from_elsewhere():
 
 
 def test_only_png_pictures(tmp_path):
-    with pytest.raises(UserError, match="cannot read the picture"):
+    with pytest.raises(UserError, match="cannot read --gallery"):
         check_png(tmp_path / "absent.png")
     (tmp_path / "text.png").write_text("<svg onload=alert(1)>")
     with pytest.raises(UserError, match="is no PNG picture"):
