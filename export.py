@@ -171,8 +171,8 @@ def image_size(options, description):
 
 def make_models(options, net, description, size, data):
     """The ONNX models to write, in float32 and, if asked for, in 8 bits."""
-    from exporting.mxnet_exporter import Unexportable
     from exporting.onnx_file import make_model
+    from graph.onnx import Unexportable
 
     source = description["dataset"]
     try:
@@ -241,12 +241,12 @@ def write_mxnet(net, outputs, size):
     """Write MXNet's own two files and say what they are."""
     from mxnet import nd
 
-    from exporting.symbol import network_symbol
+    from graph.graph import read_arrays, trace
 
-    symbol, params = network_symbol(net)
-    states = set(symbol.list_auxiliary_states())
-    arrays = {f"{'aux' if name in states else 'arg'}:{name}": nd.array(array)
-              for name, array in params.items()}
+    graph, params = trace(net, (3, size, size)), read_arrays(net)
+    symbol = graph.to_symbol({"data": "images"})
+    arrays = {f"{'aux' if node.op == 'state' else 'arg'}:{name}": nd.array(params[name])
+              for name, node in graph.variables.items()}
     try:
         outputs[0].parent.mkdir(parents=True, exist_ok=True)
         with replacing(outputs[1]) as temporary:

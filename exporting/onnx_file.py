@@ -1,4 +1,4 @@
-"""ONNX files of our networks: the graph made lean, and what evaluation needs beside it.
+"""ONNX files of our networks: the graph, and what evaluation needs beside it.
 
 The input is ``images``, (batch, 3, H, W) float32, normalised as in training; or ``pixels``,
 the same as uint8 from 0 to 255, where the file normalises by itself. The output is ``logits``,
@@ -13,9 +13,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from common.files import replacing
-
-from .mxnet_exporter import Unexportable, export_graph
-from .symbol import network_symbol
+from graph.graph import read_arrays, trace
+from graph.onnx import Unexportable, to_onnx
 
 __all__ = ["PREFIX", "make_model", "write_model"]
 
@@ -38,7 +37,7 @@ def make_model(net, image_size, description, params_sha256, opset=13, normalisat
     params_sha256 : str
         Of the parameter file.
     opset : int, default 13
-        One of `mxnet_exporter.OPSETS`.
+        One of `graph.onnx.OPSETS`.
     normalisation : (mean, std), optional
         Of the channels, with pixels in [0, 1]: have the file take pixels.
 
@@ -51,10 +50,7 @@ def make_model(net, image_size, description, params_sha256, opset=13, normalisat
     Unexportable
         If the network holds something that has no counterpart in ONNX; names it.
     """
-    symbol, params = network_symbol(net)
-    graph = export_graph(symbol, params, (3, image_size, image_size))
-    _prune(graph)
-    _name_output(graph, symbol.infer_shape(images=(1, 3, image_size, image_size))[1][0][1])
+    graph = to_onnx(trace(net, (3, image_size, image_size)), read_arrays(net))
     if normalisation:
         _take_pixels(graph, *normalisation)
     model = helper.make_model(
@@ -68,38 +64,6 @@ def make_model(net, image_size, description, params_sha256, opset=13, normalisat
         raise Unexportable("the exported graph is not sound ONNX: "
                            f"{str(error).splitlines()[0]}") from None
     return model
-
-
-def _prune(graph):
-    """Remove what nothing reads, the weights from the inputs, and give each node a name."""
-    wanted = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    kept.reverse()
-    for number, node in enumerate(kept):
-        node.name = node.name or f"{node.op_type}_{number}"
-    initializers = [array for array in graph.initializer if array.name in wanted]
-    inputs = [value for value in graph.input if value.name == "images"]
-    for field, content in (("node", kept), ("initializer", initializers), ("input", inputs)):
-        graph.ClearField(field)
-        getattr(graph, field).extend(content)
-    graph.name = "network"
-
-
-def _name_output(graph, outputs):
-    """Call the output ``logits``, of shape (batch, outputs)."""
-    before = graph.output[0].name
-    for node in graph.node:
-        for field in (node.input, node.output):
-            names = ["logits" if name == before else name for name in field]
-            del field[:]
-            field.extend(names)
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT,
-                                                      ["batch", outputs]))
 
 
 def _take_pixels(graph, mean, std):

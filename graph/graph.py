@@ -22,7 +22,8 @@ import numpy as np
 from common.errors import FileError, UserError
 from common.files import open_file, replacing
 
-__all__ = ["Graph", "GraphError", "Node", "trace", "from_symbol", "compute", "save", "load"]
+__all__ = ["Graph", "GraphError", "Node", "trace", "read_arrays", "from_symbol", "compute",
+           "save", "load"]
 
 # Nodes that compute nothing.
 _VARIABLES = ("input", "parameter", "state")
@@ -240,6 +241,18 @@ def trace(net, image_shape):
         raise GraphError(f"{type(net).__name__} is not a HybridBlock: it cannot be traced")
     outputs = _flat(net(mx.sym.var("data")))
     return from_symbol(mx.sym.Group(outputs), image_shape, net._collect_params_with_prefix())
+
+
+def read_arrays(net):
+    """Parameters and states of an initialized Gluon network by structural name.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        In float32.
+    """
+    return {name: parameter.data(parameter.list_ctx()[0]).asnumpy().astype(np.float32)
+            for name, parameter in net._collect_params_with_prefix().items()}
 
 
 def _flat(outputs):

@@ -1,7 +1,6 @@
-"""export.py and evaluate.py --onnx: every network, every unit, and what may go wrong."""
+"""export.py and evaluate.py --onnx: what they write, read and compare, and what may go wrong."""
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -12,232 +11,18 @@ for _package in ("onnx", "onnxruntime"):
 
 import mxnet as mx  # noqa: E402
 import onnx  # noqa: E402
-from mxnet.gluon import nn  # noqa: E402
 
 import evaluate  # noqa: E402
 import export  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from exporting import comparison  # noqa: E402
 from exporting.comparison import Row, difference, warning  # noqa: E402
-from exporting.mxnet_exporter import Unexportable, export_graph  # noqa: E402
-from exporting.onnx_file import PREFIX, make_model  # noqa: E402
+from exporting.onnx_file import PREFIX  # noqa: E402
 from exporting.opening import open_file  # noqa: E402
-from exporting.runtimes import OnnxRuntime  # noqa: E402
-from exporting.symbol import network_symbol  # noqa: E402
-from model.activation import list_activations  # noqa: E402
-from model.attention import list_attentions  # noqa: E402
-from model.structure import OPERATIONS  # noqa: E402
-from model.zoo import build, list_models  # noqa: E402
-from tests.random_networks import CIFAR, random_network, randomise  # noqa: E402
+from model.zoo import build  # noqa: E402
+from tests.random_networks import CIFAR, random_network  # noqa: E402
 from tests.scripts import assert_user_error, drawn_cifar, run  # noqa: E402
 from tests.torture import fuzz_onnx  # noqa: E402
-
-
-def assert_same(net, size=16, **options):
-    """The exported network gives the logits of the network, for one image and for five."""
-    model = make_model(net, size, {}, "0" * 64, **options)
-    session = OnnxRuntime(model.SerializeToString(), "images")
-    for count in (1, 5):
-        x = np.random.default_rng(count).normal(size=(count, 3, size, size)).astype(np.float32)
-        expected = net(mx.nd.array(x)).asnumpy()
-        assert np.ptp(expected) > 1e-3
-        assert difference(session(x), expected) < 1e-4
-    return model
-
-
-def operators(model):
-    return {node.op_type for node in model.graph.node}
-
-
-# ---- every unit and network --------------------------------------------------------------------
-
-@pytest.mark.parametrize("name", list_activations())
-def test_every_activation(name):
-    assert_same(random_network({"model": "resnet_v2_cifar",
-                                "options": {"blocks": 1, "activation": name}}))
-
-
-@pytest.mark.parametrize("options", [
-    {"activation": "ChaATAC", "act_options": {"use_global": True}},
-    {"activation": "ChaATAC", "act_options": {"use_relu": False, "reduction": 4}},
-    {"activation": "SeqATAC", "act_options": {"dilation": 2}},
-    {"activation": "xUnit", "act_options": {"gate": "sigmoid"}},
-    {"activation": "prelu", "act_options": {"in_channels": 1}},
-    {"activation": "ChaATAC", "drop_rate": 0.5},
-], ids=str)
-def test_options_of_activations(options):
-    assert_same(random_network({"model": "resnet_v2_cifar", "options": {"blocks": 1, **options}}))
-
-
-_ATTENTION_OPTIONS = {
-    "CBAM": [{"spatial_norm": True, "order": "spatial-channel"}],
-    "ChannelAttention": [{"statistics": ["var", "max"]}],
-    "SpatialAttention": [{"statistics": ["mean", "max", "var"]}],
-    "GE": [{"variant": variant, "extent": extent} for variant in ("theta-", "theta", "theta+")
-           for extent in ("global", 2, 4)],
-}
-
-
-def attention_cases():
-    for name in list_attentions():
-        for options in [{}, *_ATTENTION_OPTIONS.get(name, [])]:
-            yield pytest.param(name, options, id=f"{name}-{options}")
-
-
-@pytest.mark.parametrize("name, options", attention_cases())
-def test_every_attention(name, options):
-    model = assert_same(random_network({"model": "resnet18", "options": {
-        "width": 0.0625, "attention": name, "attn_options": options,
-        "attention_at": ["block", "classifier"]}}))
-    # Means, maxima and spreads are what they are, not products and picks.
-    assert not {"MatMul", "GatherElements", "ArgMax", "Expand", "Shape"} & operators(model)
-
-
-@pytest.mark.parametrize("kind", ("CBAM", "MVAM"))
-def test_every_operation_of_a_searched_structure(kind):
-    operations = [*OPERATIONS, *OPERATIONS[:2]]
-    assert_same(random_network({"model": "resnet18", "options": {"width": 0.0625, "structure": {
-        "kind": kind, "operations": operations, "unit_options": {"reduction": 4}}}}))
-
-
-_SMALL = {"resnet_v2_cifar": {"blocks": 1}, "aa_resnet50": {"layers": [1, 1, 1, 1],
-                                                           "input_size": 32},
-          "fa_resnet50": {"layers": [1, 1, 1, 1]}}
-
-
-def small(name):
-    """Options that make a network small."""
-    if name in _SMALL:
-        return _SMALL[name]
-    return {} if "v1b" in name else {"width": 0.0625}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_models() if "101" not in name
-                                  and "152" not in name])
-def test_every_network(name):
-    assert_same(random_network({"model": name, "options": small(name)}), size=32)
-
-
-@pytest.mark.slow
-def test_slots_of_the_imagenet_networks():
-    assert_same(random_network({"model": "resnet18_v1b", "options": {
-        "activation": "ChaATAC", "attention": "CBAM", "deep_stem": True, "avg_down": True,
-        "norm_layer": "SyncBatchNorm"}}), size=32)
-
-
-@pytest.mark.parametrize("opset", (13, 15, 17))
-def test_opsets(opset):
-    model = assert_same(random_network({"model": "resnet18", "options": {
-        "width": 0.0625, "attention": "MVAM"}}), opset=opset)
-    assert [entry.version for entry in model.opset_import] == [opset]
-
-
-def test_weights_are_constants_that_runtimes_can_fold():
-    net = random_network({"model": "resnet_v2_cifar", "options": {"blocks": 1,
-                                                                  "activation": "ChaATAC"}})
-    model = assert_same(net)
-    assert [value.name for value in model.graph.input] == ["images"]
-    shape = model.graph.input[0].type.tensor_type.shape
-    assert [dim.dim_param or dim.dim_value for dim in shape.dim] == ["batch", 3, 16, 16]
-    assert operators(model) == {"Conv", "BatchNormalization", "Relu", "Sigmoid", "Mul", "Add",
-                                "ReduceMean", "Flatten", "Gemm"}
-
-
-def test_a_gamma_that_is_not_used_is_written_as_ones():
-    net = nn.HybridSequential()
-    net.add(nn.BatchNorm(scale=False, in_channels=3), nn.GlobalAvgPool2D(), nn.Flatten())
-    randomise(net)
-    model = assert_same(net)
-    gamma, = (onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer
-              if tensor.name.endswith("gamma"))
-    assert (gamma == 1).all()
-
-
-def test_slopes_of_each_channel():
-    net = nn.HybridSequential()
-    net.add(nn.PReLU(in_channels=3), nn.GlobalAvgPool2D(), nn.Flatten())
-    assert_same(randomise(net))
-
-
-def _spread(F, x):
-    """The mean of each channel, at every position of x (N, C, H, W)."""
-    return F.broadcast_axis(F.mean(x, axis=(2, 3), keepdims=True), axis=(2, 3), size=(16, 16))
-
-
-def _quarter(F, x):
-    """(N, C, H, W) -> (N, C, 1, 1): a quarter of the sum, as a product with quarters."""
-    rows = F.reshape(x, shape=(0, 0, -3))
-    quarters = F.ones_like(F.slice_axis(rows, axis=1, begin=0, end=1)) / 4
-    return F.reshape(F.batch_dot(rows, quarters, transpose_b=True), shape=(0, 0, 1, 1))
-
-
-@pytest.mark.parametrize("function", [
-    lambda F, x: F.broadcast_sub(x, F.mean(x, axis=(0, 1), exclude=True, keepdims=True)),
-    lambda F, x: F.broadcast_add(x, F.sum(x, axis=(0, 1), exclude=True, keepdims=True)),
-    lambda F, x: F.broadcast_mul(x, F.sum(F.ones_like(x), axis=(0, 1), exclude=True,
-                                          keepdims=True)),
-    lambda F, x: F.reshape(F.im2col(x, kernel=(3, 3)), shape=(0, 27, 14, 14)),
-    lambda F, x: F.slice_axis(F.reshape(
-        F.im2col(x, kernel=(3, 3), dilate=(2, 2), pad=(2, 2), stride=(2, 2)),
-        shape=(0, 27, 8, 8)), axis=1, begin=5, end=13),
-    lambda F, x: F.broadcast_mul(x, F.sum(_spread(F, x), axis=(2, 3), keepdims=True)),
-    lambda F, x: F.broadcast_mul(x, F.sum(_spread(F, x), axis=3, keepdims=True)),
-    lambda F, x: F.broadcast_mul(x, F.mean(_spread(F, x) * x, axis=1, keepdims=True)),
-    lambda F, x: F.broadcast_mul(x, _quarter(F, x)),
-    lambda F, x: F.broadcast_mul(x, _quarter(F, _spread(F, x))),
-    lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=3), axis=3, keepdims=True)),
-    lambda F, x: F.broadcast_mul(x, F.pick(x, F.argmax(x, axis=-2), axis=2, keepdims=True)),
-    lambda F, x: x * F.contrib.BilinearResize2D(F.Pooling(
-        x, kernel=(2, 2), stride=(2, 2), pool_type="avg"), x, mode="like"),
-], ids=("mean", "sum", "sum of ones", "im2col", "windows", "sum of spread", "row of spread",
-        "mean of a product", "product", "product of spread", "maximum of rows",
-        "maximum of columns", "enlarged"))
-def test_attributes_that_are_left_out_or_turn_others_round(function):
-    net = nn.HybridSequential()
-    net.add(nn.HybridLambda(function), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())
-    net.initialize()
-    net(mx.nd.zeros((1, 3, 16, 16)))
-    assert_same(randomise(net))
-
-
-@pytest.mark.parametrize("layer, name", [
-    (lambda: nn.GroupNorm(1), "GroupNorm"),
-    (lambda: nn.HybridLambda("sort"), "sort"),
-    (lambda: nn.HybridLambda(lambda F, x: F.pick(x, F.argmin(x, axis=1), axis=1, keepdims=True)),
-     "pick"),
-    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_mul(x, F.pick(
-        x, F.argmax(x, axis=3), axis=2, keepdims=True))), "pick"),
-    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_mul(x, F.pick(
-        x, F.argmax(-x, axis=3), axis=3, keepdims=True))), "pick"),
-    (lambda: nn.HybridLambda(lambda F, x: F.max(x, axis=(0, 2, 3), exclude=True, keepdims=True)),
-     "max"),
-    (lambda: nn.HybridLambda(lambda F, x: F.LeakyReLU(x, act_type="rrelu")[0]), "LeakyReLU"),
-    (lambda: nn.HybridLambda(lambda F, x: F.Dropout(x, mode="always")), "Dropout"),
-    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_add(
-        x, F.contrib.arange_like(x, axis=3, repeat=2))),
-     "arange_like"),
-], ids=("GroupNorm", "sort", "pick", "another axis", "another tensor", "max", "rrelu", "dropout",
-        "arange_like"))
-def test_what_cannot_be_written_is_refused_by_name(layer, name):
-    net = nn.HybridSequential()
-    net.add(layer(), nn.Conv2D(4, 3), nn.GlobalAvgPool2D(), nn.Flatten())
-    net.initialize()
-    net(mx.nd.zeros((1, 3, 16, 16)))
-    with pytest.raises(Unexportable, match=name):
-        make_model(net, 16, {}, "0" * 64)
-
-
-def test_mxnet_s_exporter_is_left_as_it_was():
-    from mxnet.onnx.mx2onnx._export_onnx import MXNetGraph
-
-    before = dict(MXNetGraph.registry_[13])
-    net = random_network({"model": "resnet_v2_cifar", "options": {"blocks": 1}})
-    symbol, params = network_symbol(net)
-    export_graph(symbol, params, (3, 16, 16))
-    assert MXNetGraph.registry_[13] == before and "onnx.mapping" not in sys.modules
-    assert onnx.checker.DEFAULT_CONTEXT.opset_imports == {"": onnx.defs.onnx_opset_version()}
-
 
 # ---- comparing ---------------------------------------------------------------------------------
 
