@@ -1,8 +1,9 @@
 """8-bit versions of exported networks, calibrated with training images.
 
 Static quantisation by ONNX Runtime: weights per output channel, activations per tensor, in the
-QDQ form that other runtimes read, too. Only convolutions and the classifier compute in 8 bits:
-they are where the time goes, and the gates between them keep their resolution.
+QDQ form that other runtimes read, too. Convolutions, dense layers and what follows them element
+by element compute in 8 bits: to leave these for a gate and to come back costs more time than
+the gate. Means, squares and what is made of them keep their resolution.
 """
 import logging
 import tempfile
@@ -13,6 +14,8 @@ import onnx
 from .packages import require
 
 __all__ = ["quantise"]
+
+_LAYERS, _ELEMENTWISE = ("Conv", "Gemm"), ("Add", "Mul", "Relu", "Sigmoid")
 
 
 class _Images:
@@ -54,7 +57,8 @@ def quantise(model, batches):
         quantize_static(str(folded), str(small), _Images(model.graph.input[0].name, batches),
                         quant_format=QuantFormat.QDQ, per_channel=True,
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                        op_types_to_quantize=["Conv", "Gemm"])
+                        op_types_to_quantize=[*_LAYERS, *_ELEMENTWISE],
+                        nodes_to_quantize=_chosen(onnx.load_model(str(folded)).graph))
         result = onnx.load_model(str(small))
     for field in ("metadata_props", "opset_import"):
         result.ClearField(field)
@@ -62,6 +66,23 @@ def quantise(model, batches):
     result.producer_name, result.ir_version = model.producer_name, model.ir_version
     onnx.checker.check_model(result)
     return result
+
+
+def _chosen(graph):
+    """Names of the nodes that are to compute in 8 bits: layers, and what reads them directly.
+
+    A sum with a constant, such as a variance's epsilon, and a square do not.
+    """
+    constants = {array.name for array in graph.initializer}
+    names, outputs = [], set()
+    for node in graph.node:
+        inputs = set(node.input)
+        if node.op_type in _LAYERS or (
+                node.op_type in _ELEMENTWISE and inputs & outputs and not inputs & constants
+                and len(inputs) == len(node.input)):
+            names.append(node.name)
+            outputs.update(node.output)
+    return names
 
 
 class _quiet:  # noqa: N801  (used as a function)

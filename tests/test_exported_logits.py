@@ -94,10 +94,12 @@ def files(tmp_path_factory):
     return drawn_cifar(tmp_path_factory.mktemp("files"), train=60, test=60)
 
 
-@pytest.mark.parametrize("pixels", [False, True])
-def test_eight_bits_are_near_the_network(pixels, files, tmp_path):
+@pytest.mark.parametrize("pixels, units", [
+    (False, {}), (True, {}), (False, {"activation": "xUnit", "attention": "MVAM"}),
+    (False, {"activation": "ChaATAC", "attention": "BAM"})], ids=str)
+def test_eight_bits_are_near_the_network(pixels, units, files, tmp_path):
     """Their scales are of training images as the file takes them; of others nothing would be."""
-    net = _saved(tmp_path, "resnet_v2_cifar", {"blocks": 1})
+    net = _saved(tmp_path, "resnet_v2_cifar", {"blocks": 1, **units})
     path = _exported(tmp_path, "--int8", "--calibration-images", 60, "--data-dir", files,
                      *["--with-normalisation"][:pixels])
     images = get_dataset("cifar10", files).test.images
@@ -108,6 +110,20 @@ def test_eight_bits_are_near_the_network(pixels, files, tmp_path):
     assert _distance(_run(path, batch), expected) < 1e-4
     rough = _run(path.with_name("net.int8.onnx"), batch)
     assert 1e-4 < np.abs(rough - expected).mean() < 0.05 * np.abs(expected).mean()
+
+
+def test_what_needs_resolution_does_not_compute_in_eight_bits(files, tmp_path):
+    """Differences from a mean and squares stay floats; gates and sums of maps do not."""
+    _saved(tmp_path, "resnet18", {"width": 1 / 16, "attention": "MVAM", "activation": "xUnit"})
+    path = _exported(tmp_path, "--int8", "--calibration-images", 8, "--data-dir", files)
+    graph = onnx.load_model(str(path.with_name("net.int8.onnx"))).graph
+    rounded = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    squares = {node.output[0] for node in graph.node
+               if node.op_type == "Mul" and node.input[0] == node.input[1]}
+    floats, bits = ({node.output[0] for node in graph.node if node.op_type in operators}
+                    for operators in (("Sub", "Div", "Max"), ("Conv", "Gemm", "Sigmoid")))
+    assert squares and floats and not (squares | floats) & rounded
+    assert bits - rounded <= {"logits"}
 
 
 # ---- files of others -----------------------------------------------------------------------------
