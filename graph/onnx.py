@@ -126,9 +126,10 @@ class _Writer:
 
     def read_broadcast(self, node):
         """Names of all that a node reads, which repeats what is of one image by itself."""
-        if all(source in self._fixed for source, _ in node.inputs):
-            return [self.read(node, k) for k in range(len(node.inputs))]
-        return [self._name(entry) for entry in node.inputs]
+        if any(source not in self._fixed and source.batch_axis(output) is not None
+               for source, output in node.inputs):
+            return [self._name(entry) for entry in node.inputs]
+        return [self.read(node, k) for k in range(len(node.inputs))]
 
     def _name(self, entry):
         if entry not in self._names:

@@ -259,12 +259,13 @@ def test_layers_at_sizes_that_their_windows_do_not_fill(layer):
 
 @pytest.mark.parametrize("function", [
     lambda F, x: F.broadcast_mul(x, F.sum(F.ones_like(x), axis=0, keepdims=True)),
+    lambda F, x: F.broadcast_mul(F.ones_like(x), F.mean(x, axis=0, keepdims=True)),
     lambda F, x: F.concat(x, F.ones_like(x), dim=1),
     lambda F, x: F.concat(x, 2 - F.exp(F.ones_like(x)), dim=3),
     lambda F, x: F.broadcast_like(F.mean(x, axis=(0, 1), keepdims=True), x) + x,
     lambda F, x: F.reshape(F.broadcast_add(F.reshape(F.ones_like(x), shape=(-3, 0, 0)),
                                            F.reshape(x, shape=(-3, 0, 0))), shape=(-1, 3, 16, 16)),
-], ids=("sum", "channels", "columns", "batch", "images and channels"))
+], ids=("sum", "mean", "channels", "columns", "batch", "images and channels"))
 def test_what_is_the_same_for_every_image_is_there_for_each(function):
     assert_same(finished(nn.HybridLambda(function)), (3, 16, 16))
 
