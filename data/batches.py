@@ -79,6 +79,10 @@ class Batches:
             return len(self.image_set) // (self.batch_size * self.shard[1])
         return -(-self.num_images // self.batch_size)
 
+    def digest(self):
+        """What the images are known by, those of all workers: see `data.digest.digest`."""
+        return self.image_set.digest()
+
     @property
     def num_images(self):
         """Images in an epoch of this worker."""

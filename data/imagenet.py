@@ -23,6 +23,7 @@ from common.errors import DataError, run_script
 from common.files import home_path, open_file, read_text
 from common.screen import printable
 from data.decoding import decode, image_format
+from data.digest import digest
 from data.photos import FolderPhotos, PhotoBatches, list_classes
 from data.recordio import read_head, read_image_record
 from data.streams import bit_stream
@@ -169,6 +170,10 @@ class RecordFile:
             If the records that the index names are not all the records of the file: MXNet's
             iterator then reads others, or ends the process.
         """
+        return self._labels
+
+    @cached_property
+    def _labels(self):
         starts = range(0, len(self), _HEADS_AT_ONCE)
         with ThreadPoolExecutor(8) as pool:     # for disks that answer several at once
             heads = [head for part in pool.map(self._heads, starts) for head in part]
@@ -191,6 +196,10 @@ class RecordFile:
                 raise self._misfit(f"{self.name(number)}: {error}") from None
             heads.append((header.label, end))
         return heads
+
+    def digest(self):
+        """See `data.digest.digest`."""
+        return digest(self.labels(), lambda number: self.read(number)[0])
 
     def name(self, number):
         """Record `number` (its place in the index) for people: number, file, name."""
@@ -295,6 +304,10 @@ class RecordBatches:
         total, parts = len(self.records), self.shard[1]
         # The last part is the smallest: MXNet gives the others ceil(total / parts).
         return (total - -(-total // parts) * (parts - 1)) // self.batch_size
+
+    def digest(self):
+        """What the records are known by: see `data.digest.digest`."""
+        return self.records.digest()
 
     @property
     def num_images(self):

@@ -21,6 +21,7 @@ from common.files import read_bytes
 from common.screen import printable
 from data.batches import _ahead
 from data.decoding import MOST_BYTES, SUFFIXES, decode
+from data.digest import digest
 from data.streams import bit_stream, permutation, uniform
 
 __all__ = ["FolderPhotos", "PhotoBatches", "evaluation_crops", "few", "find_images",
@@ -245,6 +246,10 @@ class FolderPhotos:
     def __len__(self):
         return len(self.paths)
 
+    def digest(self):
+        """See `data.digest.digest`."""
+        return digest(self.labels, lambda number: self.read(number)[0])
+
     def name(self, number):
         """The file of photograph `number`."""
         return printable(self.folder / self.paths[number])
@@ -408,6 +413,10 @@ class PhotoBatches:
         if self.train:
             return len(self.photos) // (self.batch_size * self.shard[1])
         return -(-len(self.photos) // self.batch_size)
+
+    def digest(self):
+        """What the photographs are known by: see `data.digest.digest`."""
+        return self.photos.digest()
 
     @property
     def num_images(self):
