@@ -6,11 +6,14 @@
     python compare.py --grid studies/cifar10.json --finished --out reports/cifar10
 """
 import argparse
+import contextlib
+import os
 import sys
 from pathlib import Path
 
 from common.errors import UserError, run_script
-from common.files import replacing, write_text
+from common.files import reason, write_text
+from common.screen import printable
 from common.tables import markdown_text
 from data import DataError
 from training.device import set_threads
@@ -95,8 +98,9 @@ def main(argv=None):
     code, folders, published = (train_grid(options, axes, training) if options.grid or axes
                                 else (0, [], None))
     if code < 128:
-        make_report(options, load_runs([*(options.runs or []), *folders], warn), gallery,
-                    published)
+        runs = load_runs([*(options.runs or []), *folders], warn)
+        with writing(options.out):
+            make_report(options, runs, gallery, published)
     return code
 
 
@@ -118,7 +122,8 @@ def train_grid(options, axes, training):
     shared, grids, published = read_grid(options.grid) if options.grid else ({}, [axes], None)
     published = published and read_published(published, shared, options.grid)
     cells = make_cells(out.resolve().name, shared, grids)
-    prepare(cells, training, out / "cells")
+    with writing(out):
+        prepare(cells, training, out / "cells")
     if options.baseline and not options.group:    # a group's name may be the baseline, too
         check_baseline(cells, options.baseline)
     if options.finished:
@@ -232,14 +237,24 @@ def count(things, name):
 def make_folder(path):
     """The folder, made and found writable."""
     path = Path(path)
-    try:
+    with writing(path):
+        if os.path.lexists(path / "config.json"):
+            raise UserError(f"--out {path} is the folder of a run, whose figures would be "
+                            "replaced: choose another")
         path.mkdir(parents=True, exist_ok=True)
-        with replacing(path / ".writable") as temporary:
-            temporary.touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to --out {path}: {error.strerror}") from None
+        probe = path / f".writable-{os.getpid()}"
+        probe.touch(exist_ok=False)
+        probe.unlink()
     return path
+
+
+@contextlib.contextmanager
+def writing(out):
+    """Raise UserError if the block cannot write: a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to --out {printable(out)}: {reason(error)}") from None
 
 
 def confusions(options, runs, out):

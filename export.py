@@ -5,6 +5,7 @@
     python export.py --params params/demo/best.params --int8 --check
     python export.py --params params/demo/best.params --format mxnet --output net
 """
+import os
 import sys
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def find_outputs(options):
     """The files to write; raises UserError if one is in the way."""
     base = home_path(options.output or Path(options.params).with_suffix(
         ".onnx" if options.format == "onnx" else ""), "--output")
-    if base.is_dir():
+    if os.path.isdir(base):
         raise UserError(f"{base} is a folder; name a file with --output")
     if options.format == "mxnet":
         outputs = [base.with_name(f"{base.name}-symbol.json"),
@@ -125,10 +126,10 @@ def find_outputs(options):
     else:
         outputs = [base, base.with_name(f"{base.stem}.int8{base.suffix}")][:1 + options.int8]
     for path in outputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise UserError(f"{path} is a folder; name a file with --output")
         check_not_input(path, *inputs(options))
-        if path.exists() and not options.overwrite:
+        if os.path.lexists(path) and not options.overwrite:
             raise UserError(f"{path} exists; give --overwrite to replace it")
     return outputs
 

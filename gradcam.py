@@ -119,9 +119,9 @@ def check(options, output, paths):
         raise UserError("--images and --indices both choose the images: give one of them")
     if output.suffix.lower() != ".png":
         raise UserError(f"--output must end in .png: {output}")
-    if not output.parent.is_dir():
+    if not os.path.isdir(output.parent):
         raise UserError(f"there is no folder {output.parent} for --output")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
+    if os.path.isdir(output) or not os.access(output.parent, os.W_OK):
         raise UserError(f"--output: {output} cannot be written")
     if options.count and (options.images or options.indices):
         raise UserError("--count takes the first test images: it has no meaning with --images or "

@@ -2,11 +2,12 @@
 
 The JSON beside a parameter file says which network it holds and what it was trained on.
 """
+import os
 import sys
 from pathlib import Path
 
-from common.errors import UserError
-from common.files import read_json
+from common.errors import MissingFile, UserError
+from common.files import open_file, read_json
 
 __all__ = ["check_description", "check_fits", "count_classes", "count_outputs",
            "find_description", "load_network", "read_description"]
@@ -35,11 +36,13 @@ def find_description(path, options):
         If there is no such file, or nothing describes it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
+    try:
+        open_file(path).close()
+    except MissingFile:
+        raise UserError(f"there is no file {path}") from None
     beside = path.with_suffix(".json")
     try:
-        if beside.is_file():
+        if os.path.lexists(beside):
             return read_description(beside)
         if not options.model or not options.dataset:
             raise UserError(f"{path} has no description beside it ({beside.name}): say what it "

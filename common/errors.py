@@ -47,8 +47,9 @@ def _alone(code, reason=None, text=""):
 def run_script(main, *known, leave=_alone, result="screen"):
     """Run a script's `main` and exit with its code.
 
-    A `UserError`, or an exception of one of the `known` types, becomes one line on standard
-    error and its exit code. Anything else is a bug and keeps its traceback.
+    A `UserError`, an exception of one of the `known` types, or what the system refuses (an
+    `OSError`) becomes one line on standard error and its exit code. Anything else is a bug
+    and keeps its traceback.
 
     Parameters
     ----------
@@ -68,6 +69,9 @@ def run_script(main, *known, leave=_alone, result="screen"):
     except (UserError, *known) as error:
         reason = " ".join(str(error).split())
         code, text = getattr(error, "code", 2), f"error: {reason}\n"
+    except OSError as error:    # a full disk, say
+        reason = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+        code, text = 2, f"error: {reason}\n"
     except KeyboardInterrupt:
         code, reason, text = 130, "interrupted", "interrupted\n"
     except SystemExit as end:    # --help

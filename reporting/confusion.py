@@ -1,4 +1,6 @@
 """What a network takes for what."""
+import os
+
 import numpy as np
 
 from common.errors import UserError
@@ -42,7 +44,7 @@ def evaluate_run(run, data_dir, contexts, datasets):
 
     path = run.params / "best.params"
     name = str(run.config.get("dataset"))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no confusion matrix of {run.name}: there is no {path}")
     # The shapes are drawn: they take no folder.
     place = None if name.lower() == "shapes" else data_dir or run.config.get("data_dir")

@@ -1,6 +1,7 @@
 """A grid of runs: which cells it has, which are done, and training the others."""
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -258,7 +259,7 @@ def train_cells(cells, argv, log):
             log("stopped; the same command goes on from here")
             return 128 + stopped
         if not runs[cell.name]:
-            if not (cell.logs / "metrics.csv").is_file():
+            if not os.path.isfile(cell.logs / "metrics.csv"):
                 raise UserError(f"{cell.name} could not start (exit code {returned}, see above)")
             log(f"{cell.name} failed (exit code {returned}); going on with the next")
             code = 1

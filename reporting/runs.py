@@ -3,6 +3,7 @@ import argparse
 import fnmatch
 import json
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,7 +179,7 @@ def load_run(folder):
         If it is none, is not finished, or its files do not fit together.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise DamagedRun("is no folder")
     config = _read(read_json, folder / "config.json", "is no run (no config.json)")
     result = _read(read_json, folder / "result.json", "is not finished (no result.json)")
@@ -249,7 +250,7 @@ def _checked_config(config):
 def _params_folder(folder, config):
     folder = folder.resolve()
     beside = folder.parent.parent / "params" / folder.name
-    if beside.is_dir() or not isinstance(config.get("save_dir"), str):
+    if os.path.isdir(beside) or not isinstance(config.get("save_dir"), str):
         return beside
     return Path(config["save_dir"]) / folder.name
 
@@ -257,7 +258,7 @@ def _params_folder(folder, config):
 def _description(params, config):
     """What the params say that they are, else what the options ask for."""
     for name in ("last.json", "best.json"):
-        if (params / name).is_file():
+        if os.path.lexists(params / name):
             stored = _read(read_json, params / name, "")
             if not (isinstance(stored.get("model"), str)
                     and isinstance(stored.get("options"), dict)):

@@ -1,5 +1,6 @@
 """Parameter files that are published with this project: found, verified, loaded."""
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,7 @@ RELEASED = _read_released()
 def verify_file(path, released):
     """Raise WeightsError unless a file is the released one, byte for byte."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         where = f"; it can be had from {released.url}" if released.url else ""
         raise WeightsError(f"there is no file {path}{where}")
     size = path.stat().st_size

@@ -61,10 +61,10 @@ def list_checkpoints(folder):
     list of pathlib.Path
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)
-                  and any((path / name).exists() for name in (*_ARRAY_FILES, "state.json")))
+                  and any(os.path.lexists(path / name) for name in (*_ARRAY_FILES, "state.json")))
 
 
 def array_files(path):

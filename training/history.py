@@ -5,6 +5,7 @@ import csv
 import io
 import logging
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -197,7 +198,7 @@ def read_log(path):
 def read_history(path):
     """The rows of a run's folder, of a metrics.csv, or of a log."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "metrics.csv"
     return read_metrics(path) if path.suffix == ".csv" else read_log(path)
 

@@ -62,11 +62,11 @@ class Run:
 
     def exists(self):
         """Whether something of a run of this name is there."""
-        return self.config.exists() or any(self._params_files())
+        return os.path.lexists(self.config) or any(self._params_files())
 
     def is_accounted_for(self):
         """Whether a run of this name, or a search, has come to its end."""
-        return self.result.is_file() or self.structure.is_file()
+        return os.path.isfile(self.result) or os.path.isfile(self.structure)
 
     def check_owned(self):
         """Make sure that what bears the names of a run's files is a run's.
@@ -108,7 +108,7 @@ class Run:
         """
         for folder in (self.params, self.logs):
             where = os.path.realpath(folder)    # both may be one
-            if where not in self._locks and folder.is_dir():
+            if where not in self._locks and os.path.isdir(folder):
                 try:
                     self._locks[where] = lock(folder / ".lock")
                 except OSError as error:

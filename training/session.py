@@ -5,6 +5,7 @@ get wrong is checked here before the first step.
 """
 import argparse
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -235,11 +236,11 @@ def _stored_config(options):
         return None
     if options.resume == "auto":
         path = Path(options.log_dir) / options.name / "config.json" if options.name else None
-        return path if path and path.is_file() else None
+        return path if path and os.path.isfile(path) else None
     name = Path(options.resume).resolve().name
     candidates = [Path(options.resume), Path(options.log_dir) / name]
     for folder in candidates:
-        if (folder / "config.json").is_file():
+        if os.path.isfile(folder / "config.json"):
             options.name = name
             return folder / "config.json"
     raise UserError(f"--resume {options.resume}: no run is there (no config.json in "
@@ -293,7 +294,7 @@ def open_run(options):
     if run.exists() and not (options.resume or options.overwrite):
         raise UserError(f"a run named {run.name} is there already ({run.logs}): go on with "
                         "--resume, replace it with --overwrite, or choose another --name")
-    if options.resume and run.config.exists():
+    if options.resume and os.path.lexists(run.config):
         _check_goes_on(options, read_json(run.config))
     return run
 
