@@ -102,6 +102,7 @@ def _position_max(F, x):
 def _position_variance(F, x):
     """Unbiased variance; 0 on a map of a single position."""
     variance = _position_mean(F, F.square(F.broadcast_sub(x, _position_mean(F, x))))
+    # How many positions there are, counted, since a symbol knows no size.
     one_channel = F.slice_axis(x, axis=1, begin=0, end=1)
     positions = F.sum(F.ones_like(one_channel), axis=(2, 3), keepdims=True)  # (N, 1, 1, 1)
     return F.broadcast_mul(variance, positions / F.maximum(positions - 1, 1))

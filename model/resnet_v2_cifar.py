@@ -27,7 +27,12 @@ def translate_reference_key(key):
 
 
 class InputNorm(nn.BatchNorm):
-    """Batch normalisation of the input image, with nothing to learn (no scale, no shift)."""
+    """Batch normalisation of the input image, with nothing to learn (no scale, no shift).
+
+    On a CPU, MXNet moves running statistics in the backward pass, which does not reach this
+    layer: there, whoever trains the network has to move them, or to let the image ask for a
+    gradient.
+    """
 
     def __init__(self, **kwargs):
         super().__init__(scale=False, center=False, **kwargs)
