@@ -1,8 +1,11 @@
-# `make demo` and `make test` need nothing but make, a shell and CPython 3.9 to 3.13:
+# `make demo` and `make test` need nothing but make, a shell and uv, or a python3 to get uv with:
 # tools/setup_env.sh builds .venv on the first call and does nothing on the next ones.
 #
 #     PYTHON=python3.12        use this interpreter
 #     MXNET_VARIANT=cpu|gpu    install this build of MXNet
+#     EXTRAS="export pytorch"  with these too, for `make env` (and openvino)
+#     TORCH_INDEX=URL          PyTorch's build for CPUs from this index or folder; the default
+#                              index has that for CUDA, of gigabytes
 
 # Test files that run at a time, one thread each.
 TEST_WORKERS ?= 2
@@ -25,7 +28,7 @@ help:
 	@echo "make env     only build .venv"
 
 env:
-	@tools/setup_env.sh
+	@tools/setup_env.sh $(addprefix --extra ,$(EXTRAS))
 
 env-dev:
 	@tools/setup_env.sh --dev
@@ -68,17 +71,9 @@ study: env
 		--gallery reports/attention/gallery.png --out reports/attention
 
 # Speed, side by side, with PyTorch in an environment of its own; for a machine at rest.
-# TORCH_INDEX=URL of PyTorch's wheels for CPUs spares the CUDA libraries' gigabytes.
-.venv-torch/.installed: benchmarks/requirements-torch.txt | env-dev
-	@.venv/bin/python -c "import sys; sys.exit('error: the PyTorch of make bench needs Python \
-	3.10 or later: rm -r .venv; make bench PYTHON=python3.11' if sys.version_info < (3, 10) else 0)"
-	.venv/bin/python -m venv .venv-torch
-	.venv-torch/bin/python -m pip install -q -r $< \
-		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	touch $@
-
-bench: env-dev .venv-torch/.installed
-	.venv/bin/python -m pip install -q --no-deps -r requirements-openvino.txt
+bench:
+	@tools/setup_env.sh --dev --extra openvino
+	@tools/setup_env.sh --extra pytorch --venv .venv-torch
 	.venv/bin/python -m benchmarks.bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
 	.venv/bin/python -m benchmarks.growth $(if $(ROUNDS),--rounds $(ROUNDS))

@@ -1,6 +1,6 @@
 """PyTorch as a contestant: the same networks and optimizer, a usual DataLoader.
 
-Needs an environment of its own, see requirements-torch.txt; imports nothing that needs MXNet.
+Runs in an environment of its own, .venv-torch; imports nothing that needs MXNet.
 """
 import numpy as np
 import torch

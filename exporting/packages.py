@@ -5,8 +5,7 @@ from common.errors import UserError
 
 __all__ = ["require"]
 
-_FILES = {"onnx": "requirements-export.txt", "onnxruntime": "requirements-export.txt",
-          "openvino": "requirements-openvino.txt"}
+_EXTRAS = {"onnx": "export", "onnxruntime": "export", "openvino": "openvino"}
 
 
 def require(name):
@@ -22,5 +21,6 @@ def require(name):
     except ImportError as error:
         reason = "is not installed" if getattr(error, "name", None) == name.partition(".")[0] \
             else f"does not import ({error})"
-    raise UserError(f"{name.partition('.')[0]} {reason}; install it with: pip install --no-deps -r "
-                    f"{_FILES[name.partition('.')[0]]}")
+    package = name.partition(".")[0]
+    raise UserError(f"{package} {reason}; install it with: make env EXTRAS={_EXTRAS[package]} "
+                    f"(or pip install {package})")

@@ -7,7 +7,7 @@ import pytest
 
 for _package in ("onnx", "onnxruntime"):
     pytest.importorskip(_package, reason=f"{_package} is not installed "
-                                         "(pip install --no-deps -r requirements-export.txt)")
+                                         "(make env EXTRAS=export)")
 
 import mxnet as mx  # noqa: E402
 import onnx  # noqa: E402
@@ -161,9 +161,9 @@ def test_without_onnx_a_line_says_what_to_install(trained, tmp_path):
             f"raise ModuleNotFoundError('No module named {name}', name='{name}')")
     done = run("export.py", "--params", trained, "--output", tmp_path / "a.onnx", cwd=tmp_path,
                PYTHONPATH=str(tmp_path))
-    assert_user_error(done, "onnx is not installed", "requirements-export.txt")
+    assert_user_error(done, "onnx is not installed", "make env EXTRAS=export")
     done = run("evaluate.py", "--onnx", "a.onnx", cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert_user_error(done, "onnx is not installed", "requirements-export.txt")
+    assert_user_error(done, "onnx is not installed", "make env EXTRAS=export")
     assert run("export.py", "--help", cwd=tmp_path, PYTHONPATH=str(tmp_path)).returncode == 0
 
 

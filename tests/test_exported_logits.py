@@ -6,7 +6,7 @@ import pytest
 
 for _package in ("onnx", "onnxruntime"):
     pytest.importorskip(_package, reason=f"{_package} is not installed "
-                                         "(pip install --no-deps -r requirements-export.txt)")
+                                         "(make env EXTRAS=export)")
 
 import onnx  # noqa: E402
 from mxnet import nd  # noqa: E402

@@ -6,67 +6,83 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tools import requirements
+
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ("sh", "dirname", "env")  # what setup_env.sh finds on a bare PATH
+UV = requirements.find_uv()
+needs_uv = pytest.mark.skipif(UV is None, reason="uv is not here (make env-dev)")
 CPU = {"PYTHON": sys.executable, "MXNET_VARIANT": "cpu"}
+LOCK = """version = 1
+requires-python = ">=3.10"
+
+[[package]]
+name = "project"
+version = "1"
+source = { virtual = "." }
+
+[package.optional-dependencies]
+cpu = []
+export = []
+
+[package.dev-dependencies]
+dev = []
+
+[package.metadata]
+provides-extras = ["cpu", "export"]
+"""
+PROJECT = """[project]
+name = "project"
+version = "1"
+requires-python = ">=3.10"
+[project.optional-dependencies]
+cpu = []
+export = []
+[dependency-groups]
+dev = []
+"""
 
 spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
 setup_env = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(setup_env)
 
 
-# --- the interpreter --------------------------------------------------------------------
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the set-up in a project that needs no packages; its MXNet is a stub.
 
-def make_project(folder):
-    """A copy of the set-up in a project whose requirements are empty, with a bare PATH.
-
-    Its MXNet is a stub that imports.
+    On its PATH are uv and what the shell part calls, and no Python.
     """
-    project = folder / "project"
+    project = tmp_path / "project"
     shutil.copytree(ROOT / "tools", project / "tools",
                     ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("requirements.txt", "requirements-cpu.txt", "requirements-dev.txt"):
-        (project / name).write_text("# nothing\n")
+    (project / "pyproject.toml").write_text(PROJECT)
+    (project / "uv.lock").write_text(LOCK)
     (project / "model").mkdir()
     for name in ("model/mxnet_compat.py", "mxnet.py"):
         (project / name).touch()
-    (folder / "bin").mkdir()
-    for tool in TOOLS:
-        (folder / "bin" / tool).symlink_to(shutil.which(tool))
+    (tmp_path / "bin").mkdir()
+    for tool in ("sh", "dirname", "mkdir", "mktemp", "rm", "mv"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    if UV:
+        (tmp_path / "bin" / "uv").symlink_to(os.path.realpath(UV))
     return project
 
 
-@pytest.fixture
-def project(tmp_path):
-    return make_project(tmp_path)
-
-
-def add_python(project, name, says=None, status=0):
-    """Put an interpreter on the project's PATH that only `says` something, and exits.
-
-    Without `says` it is the real one as far as the choice goes, but instead of building an
-    environment it prints its name.
-    """
-    path = project.parent / "bin" / name
-    if says is None:
-        body = (f'case "$1" in -c) exec "{sys.executable}" "$@" ;; *) echo "chose {name}" ;; esac')
-    else:
-        body = f'echo "{says}"; exit {status}'
-    path.write_text(f"#!/bin/sh\n{body}\n")
-    path.chmod(0o755)
+def command(project, *arguments, **environment):
+    """What runs the project's set-up on its own PATH, with a clean environment."""
+    home = project.parent / "home"
+    return {"args": [str(project / "tools" / "setup_env.sh"), *map(str, arguments)],
+            "env": {"PATH": str(project.parent / "bin"), "HOME": str(home), **environment},
+            "cwd": project, "text": True}
 
 
 def set_up(project, *arguments, **environment):
-    """Run the project's set-up on its own PATH, with a clean environment."""
-    return subprocess.run([str(project / "tools" / "setup_env.sh"), *arguments],
-                          env={"PATH": str(project.parent / "bin"), "HOME": str(project.parent),
-                               **environment},
-                          cwd=project, capture_output=True, text=True, timeout=300)
+    return subprocess.run(**command(project, *arguments, **environment), capture_output=True,
+                          timeout=300)
 
 
 def assert_one_line(done, *fragments):
@@ -77,57 +93,45 @@ def assert_one_line(done, *fragments):
         assert fragment in done.stderr
 
 
-def test_the_default_python3_comes_first(project):
-    add_python(project, "python3.13")
-    add_python(project, "python3")
-    assert set_up(project).stdout == "chose python3\n"
+def built(done):
+    """Whether a set-up that succeeded built the environment anew."""
+    assert done.returncode == 0, done
+    return "building" in done.stdout
 
 
-@pytest.mark.parametrize("says, status", [
-    ("3.8.18 CPython yes", 0),
-    ("3.14.0 CPython yes", 0),
-    ("2.7.18 CPython no", 0),
-    ("3.11.2 CPython no", 0),
-    ("3.10.14 PyPy yes", 0),
-    ("no such version", 127),
-    ("", 0),
-])
-def test_an_unfit_python3_is_passed_over(project, says, status):
-    add_python(project, "python3", says, status)
-    add_python(project, "python3.12", "command not found", 127)
-    add_python(project, "python3.10")
-    add_python(project, "python3.9")
-    assert set_up(project).stdout == "chose python3.10\n"
+# --- uv and the interpreter -------------------------------------------------------------
+
+def test_neither_uv_nor_python_is_one_line(project):
+    (project.parent / "bin" / "uv").unlink(missing_ok=True)
+    assert_one_line(set_up(project), "neither uv nor a python3", "apt-get install python3-venv")
 
 
-def test_no_python_at_all_is_one_line(project):
-    assert_one_line(set_up(project), "no CPython 3.9 to 3.13 on PATH", "PYTHON=")
+def test_uv_that_cannot_be_fetched_is_one_line_and_leaves_nothing(project):
+    (project.parent / "bin" / "uv").unlink(missing_ok=True)
+    (project.parent / "bin" / "python3").symlink_to(sys.executable)
+    done = set_up(project, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0",
+                  PIP_CONFIG_FILE=os.devnull, PIP_DEFAULT_TIMEOUT="2")
+    assert_one_line(done, "uv cannot be installed with pip")
+    assert not list((project / ".uv").iterdir())
 
 
-def test_a_python_that_lacks_venv_names_the_package(project):
-    add_python(project, "python3", "3.11.2 CPython no")
-    assert_one_line(set_up(project), "apt-get install python3.11-venv")
+@needs_uv
+def test_no_python_and_no_network_is_one_line(project):
+    done = set_up(project, UV_PYTHON_INSTALL_MIRROR="http://127.0.0.1:9", UV_HTTP_RETRIES="0",
+                  UV_PYTHON_INSTALL_DIR=str(project / "pythons"))
+    assert_one_line(done, "no CPython 3.10 to 3.14 is here, and none can be downloaded")
 
 
-def test_PYTHON_overrides(project):
-    add_python(project, "python3")
-    add_python(project, "python3.9")
-    assert set_up(project, PYTHON="python3.9").stdout == "chose python3.9\n"
+@needs_uv
+@pytest.mark.parametrize("python", ["/nowhere/python", "python3.77"])
+def test_PYTHON_that_does_not_exist_is_one_line(project, python):
+    assert_one_line(set_up(project, PYTHON=python), "PYTHON: ", python)
 
 
-@pytest.mark.parametrize("says, status, fragment", [
-    ("3.8.18 CPython yes", 0, "is CPython 3.8.18, not 3.9 to 3.13"),
-    ("3.10.14 PyPy yes", 0, "is PyPy 3.10.14, not CPython"),
-    ("", 1, "does not run"),
-])
-def test_PYTHON_that_does_not_fit_is_one_line(project, says, status, fragment):
-    add_python(project, "python3")
-    add_python(project, "mine", says, status)
-    assert_one_line(set_up(project, PYTHON="mine"), "PYTHON: mine", fragment)
-
-
-def test_PYTHON_that_does_not_exist_is_one_line(project):
-    assert_one_line(set_up(project, PYTHON="/nowhere/python"), "/nowhere/python does not run")
+@needs_uv
+def test_an_unknown_MXNET_VARIANT_is_one_line(project):
+    done = set_up(project, PYTHON=sys.executable, MXNET_VARIANT="tpu")
+    assert_one_line(done, "'tpu'", "cpu or gpu")
 
 
 # --- the build of MXNet -----------------------------------------------------------------
@@ -206,111 +210,113 @@ def test_the_gpu_build_is_refused_where_it_would_not_import(monkeypatch):
         setup_env.choose_variant("gpu")
 
 
-def test_an_unknown_MXNET_VARIANT_is_one_line(project):
-    done = set_up(project, PYTHON=sys.executable, MXNET_VARIANT="tpu")
-    assert_one_line(done, "'tpu'", "cpu or gpu")
+def test_pytorch_and_the_gpu_build_are_kept_apart(monkeypatch, capsys):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver([(8, 0)]))
+    with pytest.raises(setup_env.SetupError, match="cannot share a process"):
+        setup_env.choose_variant("gpu", pytorch=True)
+    assert setup_env.choose_variant(None, pytorch=True) == "cpu"
+    assert "PyTorch" in capsys.readouterr().out
 
 
 # --- the stamp --------------------------------------------------------------------------
 
-@pytest.fixture(scope="module")
-def finished_once(tmp_path_factory):
-    project = make_project(tmp_path_factory.mktemp("finished"))
+@needs_uv
+def test_what_is_in_place_is_left_and_what_is_missing_is_added(project):
     assert built(set_up(project, **CPU))
-    return project
+    again = set_up(project)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    done = set_up(project, "--dev")
+    assert not built(done) and "up to date" in done.stdout
+    stamp = json.loads((project / ".venv" / "setup.json").read_text())
+    assert stamp["variant"] == "cpu" and stamp["parts"] == ["dev", "export"]
+    assert set_up(project, "--dev").stdout == ""
+    (project / "uv.lock").write_text(LOCK + "\n")
+    assert "up to date" in set_up(project).stdout
 
 
-@pytest.fixture
-def finished(finished_once, tmp_path):
-    """The project with a finished environment; a copy, since building one takes seconds."""
-    shutil.copytree(finished_once.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
-    return tmp_path / "project"
+@needs_uv
+def test_an_interrupted_one_is_built_again(project):
+    assert built(set_up(project, **CPU))
+    (project / ".venv" / "setup.json").write_text("{}\n")  # as `create` leaves it
+    (project / ".venv" / "half").touch()
+    assert built(set_up(project, **CPU))
+    assert not (project / ".venv" / "half").exists()
 
 
-def built(done):
-    """Whether a set-up that succeeded built the environment anew."""
-    assert done.returncode == 0, done
-    return "building" in done.stdout
+@needs_uv
+def test_two_at_once_do_not_disturb_each_other(project):
+    both = [subprocess.Popen(**command(project, **CPU), stdout=subprocess.PIPE) for _ in range(2)]
+    outputs = [each.communicate()[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0]
+    assert sum("building" in output for output in outputs) == 1
 
 
-def test_a_second_call_does_nothing_and_is_quick(finished):
-    started = time.perf_counter()
-    done = set_up(finished)
-    seconds = time.perf_counter() - started
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert seconds < 1  # 0.05 on an idle machine
-
-
-def test_the_stamp_says_what_is_installed(finished):
-    stamp = json.loads((finished / ".venv" / "setup.json").read_text())
-    assert stamp["variant"] == "cpu"
-    assert stamp["python"].startswith("{}.{} ".format(*sys.version_info[:2]))
-    assert not built(set_up(finished, **CPU))
-
-
-def test_a_changed_requirement_builds_again(finished):
-    (finished / "requirements-cpu.txt").write_text("# changed\n")
-    assert built(set_up(finished, **CPU))
-    assert not built(set_up(finished))
-
-
-def test_an_activated_environment_is_rebuilt_from_outside(finished):
-    (finished / ".venv" / "setup.json").unlink()  # as if interrupted
-    path = f"{finished / '.venv' / 'bin'}:{finished.parent / 'bin'}"
-    assert built(set_up(finished, MXNET_VARIANT="cpu", PATH=path))
-    assert not built(set_up(finished))
+@needs_uv
+@pytest.mark.parametrize("file", ["thesis.tex", "pyvenv.cfg", "conda-meta/history"])
+def test_a_folder_of_somebody_else_is_left_alone(project, file):
+    foreign = project.parent / "mine"
+    (foreign / file).parent.mkdir(parents=True)
+    (foreign / file).write_text("three years")
+    assert_one_line(set_up(project, "--venv", foreign, **CPU), "was not built by this")
+    assert (foreign / file).read_text() == "three years"
+    assert len([path for path in foreign.rglob("*") if path.is_file()]) == 1
 
 
 @pytest.mark.parametrize("change, installed, forced, wanted", [
-    ({}, "3.9 /usr", "gpu", None),                # the other build is asked for
-    ({}, "3.9 /usr", None, "3.12 /usr"),          # another Python is asked for
-    ({}, "3.12 /usr", None, None),                # the system's Python has moved on
-    ({}, None, None, None),                       # or is gone
-    ({"runtime": "other"}, "3.9 /usr", None, None),
-    ({"variant": None}, "3.9 /usr", None, None),  # no stamp: never finished
+    ({}, "3.10 /usr", "gpu", None),                 # the other build is asked for
+    ({}, "3.10 /usr", None, "3.12 /usr"),           # another Python is asked for
+    ({}, "3.12 /usr", None, None),                  # the system's Python has moved on
+    ({}, None, None, None),                         # or is gone
+    ({"variant": None}, "3.10 /usr", None, None),   # never finished
 ])
 def test_what_makes_an_environment_unfit(change, installed, forced, wanted):
-    stamp = {"python": "3.9 /usr", "variant": "cpu",
-             "runtime": setup_env.fingerprint("requirements-cpu.txt")}
-    assert setup_env.runtime_current(stamp, "3.9 /usr", None, None)
-    assert setup_env.runtime_current(stamp, "3.9 /usr", "cpu", "3.9 /usr")
-    assert not setup_env.runtime_current({**stamp, **change}, installed, forced, wanted)
+    stamp = {"python": "3.10 /usr", "variant": "cpu"}
+    assert setup_env.keeps(stamp, "3.10 /usr", None, None)
+    assert setup_env.keeps(stamp, "3.10 /usr", "cpu", "3.10 /usr")
+    assert not setup_env.keeps({**stamp, **change}, installed, forced, wanted)
 
 
-def test_a_broken_environment_has_no_python(tmp_path):
-    assert setup_env.python_of(tmp_path) is None
-    assert setup_env.python_of(Path(sys.prefix)) == setup_env.this_python()
+# --- what uv is told, and what goes wrong -----------------------------------------------
+
+def test_uv_hears_what_pip_is_told(tmp_path):
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://mirror/simple\nextra-index-url = https://a/s\n  https://b/s\n"
+        "find-links = /wheels /more\n[install]\ntrusted-host = mirror\n")
+    pip = {"HOME": str(tmp_path), "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"),
+           "XDG_CONFIG_DIRS": str(tmp_path), "PIP_CERT": "/ca.pem"}
+    told = setup_env.uv_environment(pip)
+    assert told["UV_DEFAULT_INDEX"] == "https://mirror/simple"
+    assert told["UV_INDEX"] == "https://a/s https://b/s"
+    assert told["UV_INDEX_STRATEGY"] == "unsafe-best-match"
+    assert told["UV_FIND_LINKS"] == "/wheels,/more"
+    assert told["UV_INSECURE_HOST"] == "mirror" and told["SSL_CERT_FILE"] == "/ca.pem"
+    own = setup_env.uv_environment({**pip, "PIP_INDEX_URL": "https://c/s", "UV_INDEX": "https://d/s"})
+    assert own["UV_DEFAULT_INDEX"] == "https://c/s" and own["UV_INDEX"] == "https://d/s"
 
 
-def test_included_requirement_files_count(tmp_path, monkeypatch):
-    monkeypatch.setattr(setup_env, "ROOT", tmp_path)
-    (tmp_path / "a.txt").write_text("-r b.txt\nmxnet==1.9.1\n")
-    (tmp_path / "b.txt").write_text("numpy==2.0.2\n")
-    before = setup_env.fingerprint("a.txt")
-    (tmp_path / "b.txt").write_text("numpy==2.2.6\n")
-    assert setup_env.fingerprint("a.txt") != before
-
-
-def test_tools_for_tests_are_added_without_building_again(finished):
-    assert not built(set_up(finished, "--dev", **CPU))
-    assert "dev" in json.loads((finished / ".venv" / "setup.json").read_text())
-    assert set_up(finished, "--dev").stdout == ""
-
-
-# --- what goes wrong --------------------------------------------------------------------
-
-UNREACHABLE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "",
-               "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "0",
-               "PIP_DEFAULT_TIMEOUT": "2"}
-
-
+@needs_uv
 def test_no_network_is_one_line_and_leaves_nothing_finished(project):
-    (project / "requirements-cpu.txt").write_text("mxnet==1.9.1\n")
-    done = set_up(project, **CPU, **UNREACHABLE)
-    assert_one_line(done, "no package index can be reached", "mxnet==1.9.1")
-    assert (project / ".venv").exists() and not (project / ".venv" / "setup.json").exists()
-    (project / "requirements-cpu.txt").write_text("# nothing\n")
-    assert built(set_up(project, **CPU))
+    for name in ("uv.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, project / name)
+    done = set_up(project, **CPU, UV_DEFAULT_INDEX="http://127.0.0.1:9/simple", UV_HTTP_RETRIES="0",
+                  PIP_CONFIG_FILE=os.devnull, UV_CACHE_DIR=str(project / "cache"))
+    assert_one_line(done, "the package index cannot be reached", "PIP_INDEX_URL")
+    assert setup_env.read_stamp(project / ".venv") == {}
+
+
+def test_a_library_that_the_system_lacks_comes_from_a_wheel(tmp_path, monkeypatch):
+    site = tmp_path / "lib" / "python3.11" / "site-packages"
+    for folder, file in (("scipy.libs", "libquadmath-96973f99.so.0.0.0"), ("mxnet", "libmxnet.so")):
+        (site / folder).mkdir(parents=True)
+        (site / folder / file).write_text(file)
+
+    def cdll(name):
+        if name == "libquadmath.so.0":
+            raise OSError(name)
+    monkeypatch.setattr(ctypes, "CDLL", cdll)
+    setup_env.add_libraries(tmp_path)
+    assert sorted(path.name for path in (site / "mxnet").iterdir()) == [
+        "libmxnet.so", "libquadmath.so.0"]
 
 
 def test_a_missing_system_library_names_its_package(tmp_path, monkeypatch):
@@ -322,11 +328,19 @@ def test_a_missing_system_library_names_its_package(tmp_path, monkeypatch):
         setup_env.check_import(Path(sys.prefix))
 
 
-def test_pip_errors_are_told_apart():
-    explain = setup_env.explain_pip
-    assert "broke off" in explain(["WARNING: Retrying after ConnectionError\n",
-                                   "ERROR: Exception:\n"])
-    assert "No space left" in explain(["ERROR: Could not install packages: No space left\n"])
+# --- the lock ---------------------------------------------------------------------------
+
+@needs_uv
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_the_files_for_pip_say_what_the_lock_says(variant):
+    assert (ROOT / requirements.FILES[variant]).read_text() == \
+        requirements.requirements(variant, UV)
+
+
+def test_the_lock_names_the_public_index_alone():
+    text = (ROOT / "uv.lock").read_text()
+    hosts = {url.split("/")[2] for url in text.split('"') if "://" in url}
+    assert hosts == {"pypi.org", "files.pythonhosted.org"} and "file:" not in text
 
 
 @pytest.mark.parametrize("target", ["help", "env"])
@@ -336,10 +350,3 @@ def test_make_calls_the_set_up(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
     assert ("make test" if target == "help" else "tools/setup_env.sh") in done.stdout
-
-
-def test_a_folder_that_is_no_environment_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("three years")
-    with pytest.raises(setup_env.SetupError, match="is no environment"):
-        setup_env.create_venv(tmp_path)
-    assert (tmp_path / "thesis.tex").read_text() == "three years"

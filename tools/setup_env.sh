@@ -1,83 +1,73 @@
 #!/bin/sh
-# Make .venv ready: choose a Python, then let setup_env.py build the environment with it.
+# Make .venv ready: find uv and a Python, then let setup_env.py build the environment with them.
 #
-#     tools/setup_env.sh [--dev] [--venv DIR]
+#     tools/setup_env.sh [--dev] [--extra export|openvino|pytorch] [--venv DIR]
 #
 #     PYTHON=python3.12      the interpreter to use, instead of the first that fits
 #     MXNET_VARIANT=cpu|gpu  the build of MXNet to install, instead of looking for a GPU
+#     TORCH_INDEX=URL        an index, or a folder, of PyTorch's builds for CPUs, to install one
 #
 # Ends with 2 and one line where something is missing. Does nothing where all is in place.
 
-oldest=9
-newest=13
+uv_version=0.13.9
+fits="cpython>=3.10,<3.15"
 
-here=$(dirname -- "$0")
-setup=$here/setup_env.py
-
-# Prints "VERSION IMPLEMENTATION yes|no" (can it build environments?). Runs on any Python.
-probe='
-import platform, sys
-try:
-    import ensurepip, venv
-    can = "yes"
-except ImportError:
-    can = "no"
-print("%d.%d.%d %s %s" % (sys.version_info[:3] + (platform.python_implementation(), can)))
-'
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd) || exit 2
+setup=$root/tools/setup_env.py
 
 fail() {
     echo "setup: $*" >&2
     exit 2
 }
 
-# Say in $problem why the interpreter $1 cannot be used; succeed if it can.
-# It is run, not only looked for: a version manager's shim may be on PATH and lead nowhere.
-usable() {
-    problem="$1 does not run"
-    facts=$("$1" -c "$probe" 2>/dev/null) && [ -n "$facts" ] || return 1
-    read -r version implementation can <<EOF
-$facts
-EOF
-    minor=${version#3.}
-    minor=${minor%%.*}
-    case $implementation:$version in
-        CPython:3.*) ;;
-        *) problem="$1 is $implementation $version, not CPython 3.$oldest to 3.$newest"; return 1 ;;
-    esac
-    if [ "$minor" -lt $oldest ] || [ "$minor" -gt $newest ]; then
-        problem="$1 is CPython $version, not 3.$oldest to 3.$newest"
-        return 1
-    fi
-    if [ "$can" != yes ]; then
-        problem="$1 (CPython $version) cannot build environments; on Debian and Ubuntu: apt-get install python3.$minor-venv"
-        bare=$problem
-        return 1
-    fi
-}
-
-# Put the first usable interpreter's name in $python.
-choose() {
-    bare=
-    minor_wanted=$newest
-    candidates=python3
-    while [ $minor_wanted -ge $oldest ]; do
-        candidates="$candidates python3.$minor_wanted"
-        minor_wanted=$((minor_wanted - 1))
-    done
-    for python in $candidates; do
-        command -v "$python" >/dev/null 2>&1 && usable "$python" && return
-    done
-    [ -z "$bare" ] || fail "$bare"
-    fail "no CPython 3.$oldest to 3.$newest on PATH: install one, or name one with PYTHON=/path/to/python"
-}
-
-if [ -n "${PYTHON:-}" ]; then
-    usable "$PYTHON" || fail "PYTHON: $problem"
-    python=$PYTHON
-elif [ -x "$here/../.venv/bin/python" ] &&
-        "$here/../.venv/bin/python" -ISB "$setup" --check "$@" 2>/dev/null; then
-    exit 0  # the common case, in a few hundredths of a second
-else
-    choose
+# The common case, in a few hundredths of a second.
+if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ] &&
+        "$root/.venv/bin/python" -ISB "$setup" --check "$@" 2>/dev/null; then
+    exit 0
 fi
-exec "$python" -IB "$setup" "$@"
+
+# An older uv may not read the lock file.
+reads_lock() {
+    "$1" export --quiet --frozen --offline --directory "$root" >/dev/null 2>&1
+}
+
+# Install uv into the project: into a folder of our own first, so that two calls at once, or one
+# that is interrupted, leave no half of it.
+bootstrap() {
+    for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
+        "$python" -c "import ensurepip, venv" 2>/dev/null || continue
+        echo "setup: getting uv"
+        mkdir -p "$root/.uv" && part=$(mktemp -d "$root/.uv/part.XXXXXX") || exit 2
+        trap 'rm -rf "$part"' EXIT
+        trap 'exit 130' INT TERM
+        "$python" -m venv "$part" >/dev/null 2>&1 &&
+            "$part/bin/python" -m pip install --quiet --disable-pip-version-check \
+                "uv==$uv_version" >/dev/null 2>&1 &&
+            mv "$part/bin/uv" "$root/.uv/uv" && rm -rf "$part" && return
+        fail "uv cannot be installed with pip; check the network (or PIP_INDEX_URL), or get it" \
+            "from https://docs.astral.sh/uv/ and run this again"
+    done
+    fail "neither uv nor a python3 that can build environments is on PATH: get uv from" \
+        "https://docs.astral.sh/uv/, or on Debian and Ubuntu: apt-get install python3-venv"
+}
+
+uv=$(command -v uv) && reads_lock "$uv" || uv=$root/.uv/uv
+[ "$uv" != "$root/.uv/uv" ] || reads_lock "$uv" || bootstrap
+
+# Away from pyproject.toml, whose `requires-python` would be asked as well.
+wanted=${PYTHON:-$fits}
+find_python() {
+    (cd / && "$uv" python find --no-project --system --no-python-downloads "$wanted" 2>/dev/null)
+}
+case $wanted in */*) [ -x "$wanted" ] || fail "PYTHON: $wanted does not run" ;; esac
+fits_here='import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))'
+if [ -z "${PYTHON:-}" ] && "$root/.venv/bin/python" -ISc "$fits_here" 2>/dev/null; then
+    python=$root/.venv/bin/python
+elif ! python=$(find_python); then
+    [ -z "${PYTHON:-}" ] || fail "PYTHON: there is no $wanted here"
+    echo "setup: no CPython 3.10 to 3.14 here: getting one"
+    "$uv" python install --quiet --no-bin 3.13 >/dev/null 2>&1 && python=$(find_python) ||
+        fail "no CPython 3.10 to 3.14 is here, and none can be downloaded: check the network" \
+            "(or UV_PYTHON_INSTALL_MIRROR), or install one"
+fi
+UV=$uv exec "$python" -IB "$setup" "$@"

@@ -7,8 +7,8 @@ follows one of the alphas on a held-out batch (first-order DARTS, arXiv 1806.090
 
 What can be searched is the caller's to say: see `Space`.
 """
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Callable
 
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
