@@ -11,13 +11,13 @@ import os
 import sys
 from pathlib import Path
 
+from common.arguments import Parser, names, natural, positive_int
 from common.errors import UserError, run_script
 from common.files import reason, write_text
 from common.screen import printable
 from common.tables import markdown_text
+from common.threads import set_threads
 from data import DataError
-from training.device import set_threads
-from training.options import Parser, names, natural, positive_int
 
 
 def group(text):
@@ -259,12 +259,13 @@ def writing(out):
 
 def confusions(options, runs, out):
     """Pictures and CSV files of the confusion matrices; the page's part that shows them."""
+    from engines.devices import select_devices
+    from engines.gluon import to_contexts
     from reporting.confusion import evaluate_run, most_confused, to_csv
     from reporting.figures import draw_confusion
     from reporting.page import picture
-    from training.device import select_contexts
 
-    contexts, datasets, parts = select_contexts(None, None), {}, []
+    contexts, datasets, parts = to_contexts(select_devices()), {}, []
     for number, run in enumerate(runs):
         try:
             matrix, names = evaluate_run(run, options.data_dir, contexts, datasets)

@@ -14,20 +14,20 @@ import math
 import sys
 import time
 
+from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
 from common.files import append_rows
 from common.tables import csv_cell
+from common.threads import set_threads
 from data import DataError, list_datasets
-from trained import check_fits, count_outputs, find_description, load_network
-from training.device import select_contexts, set_threads
-from training.options import (
-    Parser,
+from engines.devices import select_devices
+from runs.description import check_fits, count_outputs, find_description, load_network
+from runs.options import (
     add_cifar_network_options,
     add_described_data_options,
     add_device_options,
     add_image_options,
     add_v1b_options,
-    positive_int,
 )
 
 _COLUMNS = ("params", "model", "dataset", "images", "top1_error", "top1_low", "top1_high",
@@ -76,9 +76,12 @@ def main(argv=None):
                         "FILE, or --all-released")
     if options.onnx:
         return score_onnx(options)
-    contexts = select_contexts(options.gpus, options.num_gpus)
-    if options.dtype == "float16" and contexts[0].device_type == "cpu":
+    devices = select_devices(options.gpus, options.num_gpus)
+    if options.dtype == "float16" and devices[0] == "cpu":
         raise UserError("--dtype float16 needs a GPU; use float32")
+    from engines.gluon import to_contexts
+
+    contexts = to_contexts(devices)
     if options.all_released:
         return score_released(options, contexts)
     return score_and_report(options, *open_params(options, contexts), contexts)
@@ -109,9 +112,10 @@ def score_onnx(options):
     if dataset.image_size != file.image_size:
         raise UserError(f"{options.onnx} takes images of {file.image_size} pixels a side; those "
                         f"of {dataset.name} have {dataset.image_size}")
+    from engines.gluon import to_contexts
+
     net = _OnnxNetwork(file, options.runtime)
-    return score_and_report(options, net, description, dataset, batches,
-                            select_contexts(num_gpus=0))
+    return score_and_report(options, net, description, dataset, batches, to_contexts(["cpu"]))
 
 
 class _OnnxNetwork:
@@ -276,7 +280,8 @@ class _Averaged:
 def score(options, net, description, dataset, batches, contexts):
     """Scores on the test images, and the seconds that took."""
     from common.progress import Progress
-    from training.epoch import Normalize, evaluate
+    from engines.gluon import Normalize, Predictor
+    from training.scores import evaluate
 
     # The statistics of the training data belong to the network, not to what it is shown.
     source = description.get("dataset", {})
@@ -292,7 +297,7 @@ def score(options, net, description, dataset, batches, contexts):
             return normalize(images.reshape((-1, *images.shape[2:])), ctx)
     progress = Progress("evaluating", len(batches))
     start = time.monotonic()
-    scores = evaluate(net, batches, prepare, contexts, progress)
+    scores = evaluate(Predictor(net, prepare, contexts), batches, progress)
     progress.close()
     return scores, time.monotonic() - start
 

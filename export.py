@@ -9,19 +9,18 @@ import os
 import sys
 from pathlib import Path
 
+from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
 from common.files import check_not_input, home_path, replacing, sha256
+from common.threads import set_threads
 from data import DataError, list_datasets
 from evaluate import find_params, open_data
-from trained import count_outputs, load_network
-from training.device import set_threads
-from training.options import (
-    Parser,
+from runs.description import count_outputs, load_network
+from runs.options import (
     add_cifar_network_options,
     add_described_data_options,
     add_image_options,
     add_v1b_options,
-    positive_int,
 )
 
 _CALIBRATION_BATCH = 64
@@ -207,7 +206,7 @@ def normalised(images, description):
     """(N, 3, H, W) uint8 -> float32, as the network was trained with."""
     import mxnet as mx
 
-    from training.epoch import Normalize
+    from engines.gluon import Normalize
 
     source = description["dataset"]
     return Normalize(source["mean"], source["std"])(images, mx.cpu()).asnumpy()

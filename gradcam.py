@@ -7,15 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+from common.arguments import Parser, Scope, natural, positive_int
 from common.errors import UserError, run_script
+from common.threads import set_threads
 from data import DataError, list_datasets
-from training.device import select_contexts, set_threads
-from training.options import (
-    Parser,
+from engines.devices import select_devices
+from runs.options import (
     add_cifar_network_options,
     datasets_help,
-    natural,
-    positive_int,
 )
 
 
@@ -31,7 +30,8 @@ def make_parser():
         help="parameter files; the JSON beside each describes its network and data")
     add("--run", nargs="+", default=[], metavar="NAME",
         help="runs of the training scripts: their best params")
-    add("--save-dir", default="params", metavar="DIR", help="where runs keep their params")
+    add("--save-dir", scope=Scope.MACHINE,
+        default="params", metavar="DIR", help="where runs keep their params")
     add = parser.add_argument_group("images").add_argument
     add("--count", type=positive_int, metavar="N", help="the first N test images (default: 9)")
     add("--indices", type=indices, metavar="I,J", help="these test images, numbered from 0")
@@ -40,8 +40,9 @@ def make_parser():
              "to that class")
     add("--dataset", metavar="NAME",
         help=f"{datasets_help(list_datasets())} (default: the described one)")
-    add("--data-dir", metavar="DIR", help="folder of its official binary files")
-    add("--data-url", metavar="URL[#md5=SUM]",
+    add("--data-dir", scope=Scope.MACHINE,
+        metavar="DIR", help="folder of its official binary files")
+    add("--data-url", scope=Scope.MACHINE, metavar="URL[#md5=SUM]",
         help="download the archive from here if the files are missing")
     add = parser.add_argument_group("heat maps").add_argument
     add("--method", choices=("grad-cam", "grad-cam++"), default="grad-cam", help="how")
@@ -60,8 +61,9 @@ def make_parser():
         help="also measure, for N test images, how fast the class is lost when the hottest "
              "places are blurred first, and when random ones are")
     add = parser.add_argument_group("device").add_argument
-    add("--gpus", metavar="I", help="GPU to use, by number ('' for the CPU)")
-    add("--num-gpus", type=natural, metavar="N", help="0 for the CPU (default: a GPU, if any)")
+    add("--gpus", scope=Scope.MACHINE, metavar="I", help="GPU to use, by number ('' for the CPU)")
+    add("--num-gpus", scope=Scope.HOW,
+        type=natural, metavar="N", help="0 for the CPU (default: a GPU, if any)")
     network = add_cifar_network_options(parser, model=None)
     network.description = "Only for files without such a JSON."
     return parser
@@ -130,10 +132,12 @@ def check(options, output, paths):
 
 def one_device(options):
     """The device to compute on."""
-    contexts = select_contexts(options.gpus, options.num_gpus)
-    if len(contexts) > 1:
+    devices = select_devices(options.gpus, options.num_gpus)
+    if len(devices) > 1:
         raise UserError("one device looks into the networks: name one GPU with --gpus")
-    return contexts[0]
+    from engines.gluon import to_contexts
+
+    return to_contexts(devices)[0]
 
 
 def get_pictures(options, data, load_data):

@@ -7,28 +7,25 @@ is the recipe of "Attention as Activation" (arXiv 2007.07729) on CIFAR-10.
 """
 import sys
 
+from common.arguments import Parser, natural
 from common.errors import run_script
-from data import DataError, list_datasets
+from common.threads import set_threads
+from data import list_datasets
 from machines.client import join, leave
-from training.device import set_threads
-from training.options import (
-    Parser,
+from runs.options import (
     add_cifar_data_options,
     add_cifar_network_options,
     add_device_options,
     add_run_options,
+    add_structure_option,
     add_training_options,
     add_worker_options,
-    natural,
 )
 
 
 def make_parser():
     parser = Parser(prog="train_cifar.py", description=__doc__.splitlines()[0])
-    network = add_cifar_network_options(parser, model="resnet_v2_cifar")
-    network.add_argument("--structure", metavar="FILE.json",
-                         help="the attention of each block, as search_attention.py found it "
-                              "(structure.json)")
+    add_structure_option(add_cifar_network_options(parser, model="resnet_v2_cifar"))
     add_cifar_data_options(parser, "cifar10", list_datasets()).add_argument(
         "--val-split", type=natural, default=0, metavar="N",
         help="hold out N training images and select on them, not on the test set")
@@ -46,30 +43,11 @@ def main(argv=None):
     join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
-    from model.zoo import build
-    from runs.describe import describe
-    from runs.weights import load_weights
-    from training.session import Recipe, train
+    from runs.cifar import CifarTraining
+    from runs.train import run_job
 
-    return train(parser, argv, Recipe(describe, build, load_weights, make_batches,
-                                      milestones=(300, 350), epochs=400))
-
-
-def make_batches(options, batch_size, shard):
-    """The data set and this worker's batches: (dataset, training, validation, test)."""
-    from data import get_dataset
-    from data.batches import Batches
-
-    dataset = get_dataset(options.dataset, options.data_dir, options.data_url,
-                          options.limit_train, options.val_split, options.seed)
-    train = Batches(dataset.train, batch_size, shard=shard, seed=options.seed,
-                    padding=options.padding, mean=dataset.mean,
-                    prefetch=options.num_data_workers)
-    val, test = (Batches(images, batch_size, shard=shard, train=False,
-                         prefetch=options.num_data_workers)
-                 for images in (dataset.val, dataset.test))
-    return dataset, train, val, test
+    return run_job(CifarTraining(), parser, argv)
 
 
 if __name__ == "__main__":
-    run_script(main, DataError, leave=leave, result="files")
+    run_script(main, leave=leave, result="files")

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from benchmarks.contestant import CONTESTANTS
 from benchmarks.workloads import GROUPS
+from common.arguments import Parser, names, positive_int
 from common.errors import UserError, run_script
 from common.files import write_text
-from training.device import physical_cores
-from training.options import Parser, names, positive_int
+from common.threads import physical_cores
 
 _ROOT = Path(__file__).resolve().parents[1]
 # Each contestant sets its own threads; the caller's settings would reach them all.

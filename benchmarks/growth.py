@@ -15,9 +15,9 @@ import subprocess
 import sys
 import time
 
+from common.arguments import Parser, positive_int
 from common.errors import run_script
-from training.device import physical_cores, set_threads
-from training.options import Parser, positive_int
+from common.threads import physical_cores, set_threads
 
 # Quantity -> its values; the others stay as `_BASE` has them.
 _GROWING = {"batch_size": (32, 64, 128, 256), "blocks": (1, 2, 3, 5), "width": (1, 2, 4)}
@@ -34,9 +34,9 @@ def _trained_step(batch_size, blocks, width):
     import numpy as np
 
     from benchmarks.networks import fixed_steps
+    from engines.input_statistics import keep_input_statistics
     from graph.fast_cpu import hybridize
     from model import get_model
-    from training.input_statistics import keep_input_statistics
 
     net = get_model("resnet_v2_cifar", activation="ChaATAC", blocks=blocks,
                     channels=[width * each for each in _CHANNELS])

@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from common.arguments import positive_int
 from common.errors import UserError, run_script
 from machines.client import join, leave
-from training.options import positive_int
 
 _NETWORKS = {"resnet_v2_cifar b=1": {"blocks": 1}, "resnet_v2_cifar b=3": {"blocks": 3},
              "resnet_v2_cifar b=9": {"blocks": 9}}
@@ -36,46 +36,38 @@ def _bytes():
 def work(options):
     """One worker: prints a JSON line, if it is the first."""
     join(60)
-    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-    import mxnet as mx
     import numpy as np
 
-    from graph.fast_cpu import hybridize
+    from engines.distributed import connect
+    from engines.gluon import GluonEngine
+    from engines.interface import Group, Loss, Settings
     from model.zoo import get_model
-    from training.epoch import Normalize, Step
-    from training.input_statistics import keep_input_statistics
-    from training.objective import Objective
-    from training.workers import connect
+    from runs.networks import initial_weights
 
-    contexts = [mx.cpu()]
-    workers = connect(options, contexts)
-    mx.random.seed(0)
-    net = get_model("resnet_v2_cifar", classes=10, activation="ChaATAC",
-                    **_NETWORKS[options.network])
-    net.initialize()
-    hybridize(net, (options.batch_size, 3, 32, 32), contexts)
-    keep_input_statistics(net)
-    trainer = mx.gluon.Trainer(net.collect_params(), "nag", {"learning_rate": 0.01},
-                               kvstore=workers.kvstore, update_on_kvstore=False)
-    workers.start(trainer)
-    step = Step(net, trainer, Objective(10), Normalize((0.5,) * 3, (0.2,) * 3), contexts, 0, False,
-                workers.count)
+    def build(devices):
+        return get_model("resnet_v2_cifar", classes=10, activation="ChaATAC",
+                         **_NETWORKS[options.network])
+
+    workers = connect(options.kv_store, options.join_timeout, on_cpu=True)
+    engine = GluonEngine(
+        build, initial_weights(build, 0, (3, 32, 32)),
+        Settings({"weights": Group("nag")}, Loss(10), (0.5,) * 3, (0.2,) * 3,
+                 (options.batch_size, 3, 32, 32)), workers)
     images = np.zeros((options.batch_size, 3, 32, 32), np.uint8)
     labels = np.zeros(options.batch_size, np.int32)
     for index in range(_WARM_UP + options.steps):
         if index == _WARM_UP:
-            mx.nd.waitall()
+            engine.collect()
             workers.gather(None)
             start, before = time.monotonic(), _bytes()
-        step(0, index, images, labels)
-    mx.nd.waitall()
+        engine.learn((images, labels), (0, index), {"weights": 0.01})
+    engine.collect()
     workers.gather(None)
     if workers.first:
         print(json.dumps({
             "ms": 1000 * (time.monotonic() - start) / options.steps,
             "bytes": (_bytes() - before) / options.steps,
-            "parameters": sum(int(np.prod(p.shape)) for p in net.collect_params().values()
-                              if p.grad_req != "null")}))
+            "parameters": engine.num_trained}))
     return 0
 
 

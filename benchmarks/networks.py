@@ -6,16 +6,20 @@ from mxnet import autograd, gluon, nd
 
 from model import get_model
 
-__all__ = ["build", "make_trainer", "random_images", "fixed_steps"]
+__all__ = ["build", "fixed_steps", "make_trainer", "new_network", "random_images"]
+
+
+def new_network(workload):
+    """The workload's network."""
+    if workload.blocks:
+        return get_model("resnet_v2_cifar", activation=workload.activation, blocks=workload.blocks)
+    return get_model("resnet50_v1b", activation=workload.activation)
 
 
 def build(workload):
     """The workload's network, initialized; and its number of trained parameters."""
     mx.random.seed(0)
-    if workload.blocks:
-        net = get_model("resnet_v2_cifar", activation=workload.activation, blocks=workload.blocks)
-    else:
-        net = get_model("resnet50_v1b", activation=workload.activation)
+    net = new_network(workload)
     net.initialize(mx.init.Xavier())
     if not workload.blocks:
         net(mx.nd.zeros((1, 3, 32, 32)))    # GluonCV's layers learn their shapes from an image

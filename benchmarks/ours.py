@@ -1,5 +1,5 @@
 """This project as a contestant: its own loop, data and settings; and its exported files."""
-from training.device import set_threads
+from common.threads import set_threads
 
 set_threads()
 
@@ -7,14 +7,17 @@ import model.mxnet_compat  # noqa: E402, F401  (comes before mxnet)
 import mxnet as mx  # noqa: E402
 from mxnet import nd  # noqa: E402
 
-from benchmarks.networks import build, fixed_steps, make_trainer, random_images  # noqa: E402
-from common.progress import Progress  # noqa: E402
+from benchmarks.networks import build, fixed_steps, new_network, random_images  # noqa: E402
 from data import get_dataset  # noqa: E402
 from data.batches import Batches  # noqa: E402
+from engines.gluon import GluonEngine  # noqa: E402
+from engines.interface import Group, Loss, Settings  # noqa: E402
 from graph.fast_cpu import hybridize  # noqa: E402
-from training.epoch import Normalize, Step, Totals, train_epoch  # noqa: E402
-from training.input_statistics import keep_input_statistics  # noqa: E402
-from training.objective import Objective  # noqa: E402
+from training.history import silent_log  # noqa: E402
+from training.loop import Loop, Position  # noqa: E402
+from training.record import Record  # noqa: E402
+from training.step import TrainStep  # noqa: E402
+from training.targets import Mixing  # noqa: E402
 
 __all__ = ["prepare"]
 
@@ -35,19 +38,24 @@ def _trained(workload):
     net, num_params = build(workload)
     size = workload.image_size
     hybridize(net, (workload.batch_size, 3, size, size), [mx.cpu()])
-    keep_input_statistics(net)
     return net, num_params
 
 
 def _pipeline(workload, data_dir):
     dataset, batches = _batches(workload, data_dir, prefetch=4)
-    net, num_params = _trained(workload)
-    step = Step(net, make_trainer(net), Objective(workload.classes),
-                Normalize(dataset.mean, dataset.std), [mx.cpu()], seed=0, reseed=False)
+    net, num_params = build(workload)
+    size = workload.image_size
+    engine = GluonEngine(
+        lambda devices: new_network(workload),
+        {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items()},
+        Settings({"weights": Group("nag", weight_decay=1e-4)}, Loss(workload.classes),
+                 dataset.mean, dataset.std, (workload.batch_size, 3, size, size)))
+    loop = Loop(engine, TrainStep(engine, batches, lambda number: 0.1, Mixing()),
+                Record(None, silent_log(), "", 1), None)
 
     def run():
-        train_epoch(step, batches, 0, lambda _: step.trainer.set_learning_rate(0.1), Totals(),
-                    Progress("", workload.steps))
+        loop.position = Position()
+        loop._train_epoch()
         nd.waitall()
     return num_params, run
 
@@ -59,8 +67,8 @@ def _step(workload, _):
 
 def _inference(workload, _):
     net, num_params = build(workload)
+    net.hybridize(static_alloc=True, static_shape=True)
     images, _ = random_images(workload)
-    hybridize(net, images.shape, [mx.cpu()])
 
     def run():
         for _ in range(workload.steps):

@@ -14,15 +14,11 @@ to read; only `run_script` turns them into an exit code.
 import sys
 import traceback
 
+from model.registry import UserError
+
 from .screen import guard_streams
 
 __all__ = ["DataError", "FileError", "MissingFile", "UserError", "run_script"]
-
-
-class UserError(ValueError):
-    """Something that the user can put right; its text is one clear line."""
-
-    code = 2
 
 
 class FileError(UserError):

@@ -1,6 +1,6 @@
-"""MXNet's .params files, read without MXNet's parser.
+"""MXNet's .params files, read and written without MXNet.
 
-That parser believes what a file says: a shape that the file does not hold makes it allocate
+MXNet's parser believes what a file says: a shape that the file does not hold makes it allocate
 or abort, a repeated name silently wins. Here every number is checked against the size of the
 file before anything is allocated; what passes is read with NumPy.
 
@@ -18,6 +18,7 @@ The format, all numbers little-endian:
 Records of MXNet 0.11 (0xF993FAC8) have no storage; before that, a record began with
 uint32 ndim, uint32 shape[ndim].
 """
+import io
 import math
 import os
 import struct
@@ -26,9 +27,10 @@ from collections import namedtuple
 import numpy as np
 
 from .errors import FileError, UserError
-from .files import open_file, reason
+from .files import open_file, reason, replacing
 
-__all__ = ["ParamsError", "Record", "check_params", "read_params"]
+__all__ = ["ParamsError", "Record", "check_params", "parse_params", "read_params",
+           "write_params"]
 
 _MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -89,28 +91,60 @@ def read_params(path):
     """
     try:
         with open_file(path, _MAX_BYTES) as stream:
-            records = _check(_Reader(stream))
-            if records and records[0].name is None:
-                raise ParamsError("its arrays have no names; it was not written by "
-                                  "save_parameters")
-            return {record.name: _values(stream, record) for record in records}
+            return _read(stream)
     except FileError as error:
         raise ParamsError(reason(error.__cause__ or error)) from None
     except OSError as error:
         raise ParamsError(reason(error)) from None
 
 
+def parse_params(content):
+    """As `read_params`, from the bytes of a file."""
+    return _read(io.BytesIO(content))
+
+
+def _read(stream):
+    records = _check(_Reader(stream))
+    if records and records[0].name is None:
+        raise ParamsError("its arrays have no names; it was not written by save_parameters")
+    return {record.name: _values(stream, record) for record in records}
+
+
 def _values(stream, record):
     stream.seek(record.offset)
-    values = np.fromfile(stream, record.dtype, math.prod(record.shape))
-    return values.reshape(record.shape)
+    values = np.empty(record.shape, record.dtype)
+    stream.readinto(memoryview(values.reshape(-1).view(np.uint8)))
+    return values
+
+
+def write_params(path, arrays):
+    """Write a .params file as MXNet's ``save_parameters`` does, atomically.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+    arrays : dict of str to numpy.ndarray
+        Of the types that the format has; of at least one dimension.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(struct.pack("<QQQ", _MAGIC, 0, len(arrays)))
+        for array in arrays.values():
+            shape, flag = array.shape, _DTYPES.index(array.dtype)
+            stream.write(struct.pack(f"<Iii{len(shape)}qiii", _V2, 0, len(shape), *shape, 1, 0,
+                                     flag))
+            stream.write(np.ascontiguousarray(array).data)
+        stream.write(struct.pack("<Q", len(arrays)))
+        for name in arrays:
+            content = name.encode()
+            stream.write(struct.pack("<Q", len(content)) + content)
 
 
 class _Reader:
     """Reads numbers, and knows where the file ends."""
 
     def __init__(self, stream):
-        self.stream, self.size = stream, os.fstat(stream.fileno()).st_size
+        self.stream, self.size = stream, stream.seek(0, os.SEEK_END)
+        stream.seek(0)
         self.where = "header"
 
     @property

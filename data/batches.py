@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
+from common.errors import DataError
 from data.augment import PADDINGS, random_crop_mirror
 from data.streams import bit_stream, permutation
 
@@ -61,7 +62,7 @@ class Batches:
             raise ValueError("padding 'mean' needs the mean colour")
         if train and len(image_set) < batch_size * count:
             workers = f" for each of {count} workers" if count > 1 else ""
-            raise ValueError(f"{len(image_set):,} training images do not fill one batch of "
+            raise DataError(f"{len(image_set):,} training images do not fill one batch of "
                              f"{batch_size:,}{workers}; take a smaller batch size")
         self.image_set = image_set
         self.batch_size = batch_size

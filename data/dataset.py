@@ -169,12 +169,12 @@ def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=
     if key not in loaders:
         close = difflib.get_close_matches(key, loaders, n=1, cutoff=0.5)
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"unknown data set '{name}'.{hint} "
+        raise DataError(f"unknown data set '{name}'.{hint} "
                          f"Known: {', '.join(list_datasets())}.")
     if limit_train is not None and limit_train < 1:
-        raise ValueError(f"limit_train is {limit_train}; it must be at least 1")
+        raise DataError(f"limit_train is {limit_train}; it must be at least 1")
     if val_split < 0:
-        raise ValueError(f"val_split is {val_split}; it must not be negative")
+        raise DataError(f"val_split is {val_split}; it must not be negative")
     dataset = loaders[key](data_dir, data_url, log)
     if val_split:
         dataset = _hold_out(dataset, val_split, seed)
@@ -194,7 +194,7 @@ def _hold_out(dataset, count, seed):
 
     total = len(dataset.train)
     if count >= total:
-        raise ValueError(f"val_split is {count:,}, but there are only {total:,} training "
+        raise DataError(f"val_split is {count:,}, but there are only {total:,} training "
                          "images and at least one must remain")
     order = permutation(total, seed, "hold out")
     # An image's place in its own class, between 0 and 1: the smallest places of all

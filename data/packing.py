@@ -10,6 +10,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from common.arguments import natural, seed, threads
 from common.errors import DataError, UserError
 from common.files import home_path, open_file, read_bytes, replacing, scratch_folder
 from common.screen import printable
@@ -18,7 +19,6 @@ from data.imagenet import RecordFile
 from data.photos import list_photos
 from data.recordio import image_record, read_head, write_record
 from data.streams import permutation
-from training.options import natural, seed, threads
 
 __all__ = ["pack", "verify", "make_index", "main"]
 

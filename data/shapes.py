@@ -116,7 +116,7 @@ def _write(path, content):
 
 
 def parse_args(argv=None):
-    from training.options import seed, whole_number
+    from common.arguments import seed, whole_number
 
     parser = argparse.ArgumentParser(
         prog="python -m data.shapes",

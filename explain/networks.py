@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from trained import count_outputs, find_description, load_network
+from runs.description import count_outputs, find_description, load_network
 
 __all__ = ["Subject", "load_subjects", "class_index", "class_name"]
 
@@ -69,7 +69,7 @@ def load_subjects(paths, options, context):
         belong together.
     """
     from data import get_dataset
-    from training.epoch import Normalize
+    from engines.gluon import Normalize
 
     descriptions = [find_description(path, options) for path in paths]
     name = options.dataset or descriptions[0]["dataset"]["name"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import read_bytes
-from trained import check_description
+from runs.description import check_description
 
 from .checks import check_contents
 from .packages import require

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from training.device import physical_cores
+from common.threads import physical_cores
 
 from .packages import require
 

@@ -27,12 +27,12 @@ from pathlib import Path
 if __package__ in (None, ""):    # started as a file, from any folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
 from common.files import read_text
 from common.interruption import ends_with_parent, stopping
+from common.threads import physical_cores
 from machines.client import SECRET
-from training.device import physical_cores
-from training.options import Parser, positive_int
 
 __all__ = ["main", "Plan", "Start", "commands", "read_hosts"]
 

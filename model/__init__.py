@@ -4,13 +4,25 @@
     unit = model.get_activation("ChaATAC", channels=64)
     net = model.get_model("resnet_v2_cifar", blocks=3, activation="ChaATAC")
 
-Importing this package makes MXNet 1.9.1 importable on current Pythons and NumPys (see
-`mxnet_compat`). MXNet itself is imported with the first name that is asked for, so that
-scripts that only need the names answer at once.
+Importing this package makes MXNet 1.9.1 importable on current Pythons and NumPys: see
+`mxnet_compat`, which is imported just before MXNet is. Both, and NumPy, wait for the first
+name that is asked for, so that scripts that only need the names answer at once.
 """
 import importlib
+import sys
 
-from . import mxnet_compat  # noqa: F401  (comes before mxnet)
+
+class _BeforeMXNet:
+    """Imports `mxnet_compat` when somebody begins to import MXNet; finds nothing itself."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "mxnet":
+            sys.meta_path.remove(self)
+            importlib.import_module(".mxnet_compat", __name__)
+
+
+if "mxnet" not in sys.modules:
+    sys.meta_path.insert(0, _BeforeMXNet())
 
 _PLACES = {
     "get_activation": "activation", "list_activations": "activation",

@@ -18,7 +18,7 @@ from numbers import Integral
 from mxnet.gluon import nn
 
 from .layers import Gated
-from .registry import Registry
+from .registry import Registry, UserError
 
 __all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "xUnitS", "Mish", "ACTIVATIONS",
            "get_activation", "list_activations"]
@@ -46,7 +46,7 @@ def get_activation(name, channels, **options):
 
     Raises
     ------
-    ValueError
+    UserError
         If the name is unknown, the unit has no such option, or an option is out of range.
     """
     return ACTIVATIONS.configure(name, options)(channels)
@@ -61,14 +61,14 @@ def check_positive(**values):
     """Raise ValueError unless every given value is an integer of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, not {value!r}")
+            raise UserError(f"{name} must be a positive integer, not {value!r}")
 
 
 def check_rate(**values):
     """Raise ValueError unless every given value lies in [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:
-            raise ValueError(f"{name} must lie in [0, 1), not {value!r}")
+            raise UserError(f"{name} must lie in [0, 1), not {value!r}")
 
 
 def same_padding(kernel_size, dilation=1):
@@ -76,12 +76,12 @@ def same_padding(kernel_size, dilation=1):
 
     Raises
     ------
-    ValueError
+    UserError
         If `kernel_size` is even: no symmetric padding keeps the size.
     """
     check_positive(kernel_size=kernel_size, dilation=dilation)
     if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd to keep the map's size, not {kernel_size}")
+        raise UserError(f"kernel_size must be odd to keep the map's size, not {kernel_size}")
     return dilation * (kernel_size - 1) // 2
 
 
@@ -276,7 +276,7 @@ class xUnit(Gated):  # noqa: N801  (the published name)
         super().__init__(**kwargs)
         check_positive(channels=channels)
         if gate not in _XUNIT_GATES:
-            raise ValueError(f"gate must be one of {', '.join(_XUNIT_GATES)}, not {gate!r}")
+            raise UserError(f"gate must be one of {', '.join(_XUNIT_GATES)}, not {gate!r}")
         norm_kwargs = norm_kwargs or {}
         self._to_gate = _XUNIT_GATES[gate]
         with self.name_scope():

@@ -23,7 +23,7 @@ from mxnet.gluon import nn
 
 from .activation import ChaATAC, check_positive, hidden_channels, same_padding
 from .layers import Gated
-from .registry import Registry
+from .registry import Registry, UserError
 
 __all__ = ["SE", "ChannelAttention", "SpatialAttention", "CBAM", "MVAM", "ZAM", "GE", "ECA",
            "BAM", "ATTENTIONS", "get_attention", "list_attentions", "translate_reference_key"]
@@ -63,7 +63,7 @@ def get_attention(name, channels, **options):
 
     Raises
     ------
-    ValueError
+    UserError
         If the name is unknown, the unit has no such option, or an option is out of range.
     """
     return ATTENTIONS.configure(name, options)(channels)
@@ -85,7 +85,7 @@ def translate_reference_key(key):
 
 def _check_choice(option, value, choices):
     if value not in choices:
-        raise ValueError(f"{option} must be one of {', '.join(map(str, choices))}, not {value!r}")
+        raise UserError(f"{option} must be one of {', '.join(map(str, choices))}, not {value!r}")
 
 
 # ---- statistics over positions: (N, C, H, W) -> (N, C, 1, 1) ----
@@ -133,7 +133,7 @@ _CHANNEL_STATISTICS = {"mean": _channel_mean, "max": _channel_max, "var": _chann
 def _check_statistics(statistics, known):
     statistics = (statistics,) if isinstance(statistics, str) else tuple(statistics)
     if not statistics:
-        raise ValueError(f"statistics must name at least one of {', '.join(known)}")
+        raise UserError(f"statistics must name at least one of {', '.join(known)}")
     for statistic in statistics:
         _check_choice("statistics", statistic, known)
     return statistics
@@ -482,7 +482,7 @@ class GE(Gated):
         _check_choice("variant", variant, _VARIANTS)
         _check_choice("extent", extent, _EXTENTS)
         if size is not None and (extent != "global" or variant == "theta-"):
-            raise ValueError("size belongs to the variants theta and theta+ of global extent")
+            raise UserError("size belongs to the variants theta and theta+ of global extent")
         self._extent = extent
         self._takes_mean = extent == "global" and size is None
         with self.name_scope():

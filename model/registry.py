@@ -7,7 +7,17 @@ import difflib
 import inspect
 from functools import partial
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "UserError"]
+
+
+class UserError(ValueError):
+    """Something that the user can put right; its text is one clear line.
+
+    The root of the project's errors (`common.errors`): it stands here because these
+    definitions depend on nothing else.
+    """
+
+    code = 2    # of a script that ends with it
 
 
 class Registry:
@@ -51,14 +61,14 @@ class Registry:
 
         Raises
         ------
-        ValueError
+        UserError
             If nothing is registered under it; lists the known names and the closest one.
         """
         key = str(name).lower()
         if key not in self._factories:
             close = difflib.get_close_matches(key, self._factories, n=1, cutoff=0.5)
             hint = f" Did you mean '{self._names[close[0]]}'?" if close else ""
-            raise ValueError(f"unknown {self.kind} '{name}'.{hint} "
+            raise UserError(f"unknown {self.kind} '{name}'.{hint} "
                              f"Known: {', '.join(self.names())}.")
         return self._names[key]
 
@@ -84,7 +94,7 @@ class Registry:
 
         Raises
         ------
-        ValueError
+        UserError
             If the name is unknown, or what stands under it has no such option.
         """
         factory, options = self.resolve(what), options or {}
@@ -103,5 +113,5 @@ class Registry:
                  if p.kind is not inspect.Parameter.VAR_KEYWORD and p.name != "channels"]
         for option in options:
             if option not in known and option not in ("prefix", "params"):
-                raise ValueError(f"the {self.kind} '{name}' has no option '{option}'. "
+                raise UserError(f"the {self.kind} '{name}' has no option '{option}'. "
                                  f"It has: {', '.join(known) or 'none'}.")

@@ -17,6 +17,7 @@ from mxnet import init
 from mxnet.gluon import nn
 
 from .activation import check_positive, same_padding
+from .registry import UserError
 from .resnet_v1b import LAYERS, ResNetV1b, replace_child
 
 __all__ = ["LocalSelfAttention", "RelativeSelfAttention", "AugmentedConv",
@@ -32,7 +33,7 @@ def _check_heads(heads, per_head=1, **widths):
     check_positive(heads=heads, **widths)
     for name, width in widths.items():
         if width % (heads * per_head):
-            raise ValueError(f"{name} must be a multiple of heads: of {heads * per_head}, "
+            raise UserError(f"{name} must be a multiple of heads: of {heads * per_head}, "
                              f"not {width}")
 
 
@@ -231,7 +232,7 @@ class AugmentedConv(nn.HybridBlock):
         key_channels = heads * max(round(key_fraction * channels / heads), min_key)
         value_channels = heads * max(round(value_fraction * channels / heads), 1)
         if value_channels >= channels:
-            raise ValueError(f"the attention's {value_channels} channels leave none of "
+            raise UserError(f"the attention's {value_channels} channels leave none of "
                              f"{channels} to the convolution")
         with self.name_scope():
             self.conv = _conv(channels, channels - value_channels, 3, strides=stride,

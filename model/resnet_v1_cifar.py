@@ -12,6 +12,7 @@ from mxnet.gluon import nn
 from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
 from .layers import GlobalMean, conv1x1, conv3x3
+from .registry import UserError
 from .slots import is_sequence, unit_factory, units_by_block, units_by_position
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNetV1CIFAR", "resnet18", "resnet34", "resnet50",
@@ -179,7 +180,7 @@ class ResNetV1CIFAR(nn.HybridBlock):
 
     Raises
     ------
-    ValueError
+    UserError
         If a unit, a slot or an option is unknown or a number is out of range.
 
     Inputs: data (N, 3, H, W). Outputs: logits (N, classes).
@@ -191,7 +192,7 @@ class ResNetV1CIFAR(nn.HybridBlock):
                  **kwargs):
         super().__init__(**kwargs)
         if depth not in _DEPTHS:
-            raise ValueError(f"depth must be one of {', '.join(map(str, _DEPTHS))}, not {depth}")
+            raise UserError(f"depth must be one of {', '.join(map(str, _DEPTHS))}, not {depth}")
         check_positive(classes=classes)
         check_rate(drop_rate=drop_rate)
         block, layers = _DEPTHS[depth]
@@ -235,10 +236,10 @@ def _attention_slots(attention, attention_at):
     slots = (attention_at,) if isinstance(attention_at, str) else tuple(attention_at)
     for slot in slots:
         if slot not in ATTENTION_SLOTS:
-            raise ValueError(f"attention_at must name some of {', '.join(ATTENTION_SLOTS)}, "
+            raise UserError(f"attention_at must name some of {', '.join(ATTENTION_SLOTS)}, "
                              f"not {slot!r}")
     if is_sequence(attention) and slots != ("block",):
-        raise ValueError("a sequence of attention units goes to the slot 'block' only, "
+        raise UserError("a sequence of attention units goes to the slot 'block' only, "
                          f"not to {', '.join(slots) or 'none'}")
     return slots if attention else ()
 
@@ -246,14 +247,14 @@ def _attention_slots(attention, attention_at):
 def _channels(width, expansion):
     """Channels of the stem and of the four stages' outputs."""
     if not width > 0:
-        raise ValueError(f"width must be positive, not {width}")
+        raise UserError(f"width must be positive, not {width}")
     scaled = [max(round(64 * 2 ** i * width), 1) for i in range(4)]
     return [scaled[0]] + [channels * expansion for channels in scaled]
 
 
 def _add_stem(features, stem, channels, act_layer):
     if stem not in STEMS:
-        raise ValueError(f"stem must be one of {', '.join(STEMS)}, not {stem!r}")
+        raise UserError(f"stem must be one of {', '.join(STEMS)}, not {stem!r}")
     if stem == "conv3":
         features.add(conv3x3(3, channels))
     else:

@@ -18,7 +18,7 @@ from mxnet.gluon import contrib, nn
 
 from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
-from .registry import Registry
+from .registry import Registry, UserError
 from .slots import unit_factory, units_by_position
 
 __all__ = ["ResNetV1b", "BasicBlock", "Bottleneck", "GroupNorm", "LAYERS", "NORMS",
@@ -219,7 +219,7 @@ class ResNetV1b(resnetv1b.ResNetV1b):
 
     Raises
     ------
-    ValueError
+    UserError
         If a unit or a normalisation is unknown or a number is out of range.
 
     Inputs: data (N, 3, H, W), any H and W. Outputs: logits (N, classes).
@@ -260,12 +260,12 @@ class ResNetV1b(resnetv1b.ResNetV1b):
 def _check(depth, classes, stem_width, final_drop, layers):
     """Blocks per stage, after checks of the numbers that GluonCV does not check."""
     if depth not in LAYERS:
-        raise ValueError(f"depth must be one of {', '.join(map(str, LAYERS))}, not {depth!r}")
+        raise UserError(f"depth must be one of {', '.join(map(str, LAYERS))}, not {depth!r}")
     check_positive(classes=classes, stem_width=stem_width)
     check_rate(final_drop=final_drop)
     layers = LAYERS[depth] if layers is None else tuple(layers)
     if len(layers) != 4:
-        raise ValueError(f"layers must name the blocks of 4 stages, not {len(layers)}")
+        raise UserError(f"layers must name the blocks of 4 stages, not {len(layers)}")
     for blocks in layers:
         check_positive(layers=blocks)
     return layers

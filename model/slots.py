@@ -1,4 +1,5 @@
 """Which slots of a host get which unit: pure functions, shared by all hosts."""
+from .registry import UserError
 
 __all__ = ["ORDERS", "is_sequence", "unit_factory", "units_by_block", "units_by_position"]
 
@@ -26,13 +27,13 @@ def units_by_position(positions, layers, order, unit, replacement):
 
     Raises
     ------
-    ValueError
+    UserError
         If `layers` or `order` is out of range.
     """
     if order not in ORDERS:
-        raise ValueError(f"act_order must be one of {', '.join(ORDERS)}, not {order!r}")
+        raise UserError(f"act_order must be one of {', '.join(ORDERS)}, not {order!r}")
     if not 0 <= layers <= positions:
-        raise ValueError(f"act_layers must lie in 0 ... {positions}, not {layers}")
+        raise UserError(f"act_layers must lie in 0 ... {positions}, not {layers}")
     if order == "bac":
         return (replacement,) * (positions - layers) + (unit,) * layers
     return (unit,) * layers + (replacement,) * (positions - layers)
@@ -43,7 +44,7 @@ def unit_factory(registry, what, options=None):
 
     Raises
     ------
-    ValueError
+    UserError
         If `what` is a name that `registry` does not know, or has no such option.
     """
     return registry.configure(what, options)
@@ -70,13 +71,13 @@ def units_by_block(registry, what, options, blocks):
 
     Raises
     ------
-    ValueError
+    UserError
         If a name or an option is unknown, or a sequence has another length.
     """
     if not is_sequence(what):
         what = [what] * blocks
     if len(what) != blocks:
-        raise ValueError(f"{len(what)} {registry.kind} units were given for {blocks} blocks")
+        raise UserError(f"{len(what)} {registry.kind} units were given for {blocks} blocks")
     return tuple(unit_factory(registry, unit, options) if unit else None for unit in what)
 
 

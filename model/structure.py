@@ -15,6 +15,7 @@ from mxnet import nd
 from mxnet.gluon import nn
 
 from .attention import CBAM, ChannelAttention, SpatialAttention
+from .registry import UserError
 
 __all__ = ["SEARCHED", "OPERATIONS", "KINDS", "SearchableAttention", "ParallelAttention",
            "searchable_units", "architecture_parameters", "operation_weights", "freeze",
@@ -39,13 +40,13 @@ _ORDERS = {"CA(+)SA": "channel-spatial", "SA(+)CA": "spatial-channel"}
 
 def _kind_statistics(kind):
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+        raise UserError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     return KINDS[kind]
 
 
 def _check_operation(operation):
     if operation not in OPERATIONS:
-        raise ValueError(f"unknown operation {operation!r}. Known: {', '.join(OPERATIONS)}.")
+        raise UserError(f"unknown operation {operation!r}. Known: {', '.join(OPERATIONS)}.")
 
 
 def _halves(channels, kind, reduction, kernel_size, use_bias, spatial_bias):
@@ -240,7 +241,7 @@ def architecture_penalty(alphas, ratio=(4, 1, 1, 2, 2), power=1.1, weight=0.1):
         Differentiable when recorded.
     """
     if len(ratio) != len(SEARCHED):
-        raise ValueError(f"ratio must have {len(SEARCHED)} numbers, not {len(ratio)}")
+        raise UserError(f"ratio must have {len(SEARCHED)} numbers, not {len(ratio)}")
     if isinstance(alphas, (list, tuple)):
         alphas = nd.stack(*alphas)
     p = nd.softmax(alphas, axis=1)                                     # (B, 5)
@@ -267,7 +268,7 @@ def derive(p):
     """
     p = np.asarray(p, dtype=np.float64)
     if p.shape != (len(SEARCHED),) or not np.isfinite(p).all():
-        raise ValueError(f"a block has {len(SEARCHED)} finite weights, not {p.tolist()}")
+        raise UserError(f"a block has {len(SEARCHED)} finite weights, not {p.tolist()}")
     if p[3] + p[4] > p[:3].max() and abs(p[3] - p[4]) < 0.1:
         return "CA||SA"
     return SEARCHED[int(p.argmax())]
@@ -291,7 +292,7 @@ def structure_unit(operation, kind="CBAM", reduction=16, kernel_size=3, use_bias
 
     Raises
     ------
-    ValueError
+    UserError
         If the operation or the kind is unknown.
     """
     _check_operation(operation)
@@ -333,7 +334,7 @@ class Structure:
 
     Raises
     ------
-    ValueError
+    UserError
         If an operation, the kind or an option of the units is unknown.
     """
 
@@ -350,17 +351,17 @@ class Structure:
             _check_operation(operation)
         for name, value in self.unit_options.items():
             if name not in _UNIT_OPTIONS:
-                raise ValueError(f"a structure's units have no option {name!r}")
+                raise UserError(f"a structure's units have no option {name!r}")
             wanted, largest = _UNIT_OPTIONS[name]
             if type(value) is not wanted or not 0 <= value <= largest:
-                raise ValueError(f"{name} of a structure's units cannot be {value!r}")
+                raise UserError(f"{name} of a structure's units cannot be {value!r}")
 
     def check(self, network, blocks):
         """Raise ValueError unless the structure is for `network`, of that many blocks."""
         if network.lower() != self.network.lower():
-            raise ValueError(f"the structure is for {self.network}, not for {network}")
+            raise UserError(f"the structure is for {self.network}, not for {network}")
         if len(self.operations) != blocks:
-            raise ValueError(f"the structure has {len(self.operations)} rows, but {network} has "
+            raise UserError(f"the structure has {len(self.operations)} rows, but {network} has "
                              f"{blocks} blocks")
 
     def attention(self):
@@ -380,7 +381,7 @@ class Structure:
 
         Raises
         ------
-        ValueError
+        UserError
             If it is not a valid structure.
         """
         return cls(**_checked_content(content))
@@ -392,13 +393,13 @@ _TYPES = {"network": str, "kind": str, "operations": list, "unit_options": dict,
 def _checked_content(content):
     """The fields of `Structure` in what `Structure.content` returned, or somebody wrote."""
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"not a structure file (its format is not '{_FORMAT}')")
+        raise UserError(f"not a structure file (its format is not '{_FORMAT}')")
     fields = {name: content[name] for name in _TYPES if name in content}
     for name in ("network", "kind", "operations"):
         if name not in fields:
-            raise ValueError(f"'{name}' is missing")
+            raise UserError(f"'{name}' is missing")
     for name, value in fields.items():
         if not isinstance(value, _TYPES[name]):
-            raise ValueError(f"'{name}' must be a {_TYPES[name].__name__}, "
+            raise UserError(f"'{name}' must be a {_TYPES[name].__name__}, "
                              f"not {type(value).__name__}")
     return fields

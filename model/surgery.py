@@ -20,6 +20,7 @@ from mxnet.gluon import nn
 
 from .activation import ACTIVATIONS
 from .attention import ATTENTIONS
+from .registry import UserError
 
 __all__ = ["Report", "insert_attention", "replace_activations"]
 
@@ -89,7 +90,7 @@ def replace_activations(net, name, where=None, input_shape=(1, 3, 224, 224), ini
 
     Raises
     ------
-    ValueError
+    UserError
         If the unit or an option is unknown, `where` matches nothing, or the network does not
         fit `input_shape`.
     TypeError
@@ -138,7 +139,7 @@ def insert_attention(net, name, where=None, input_shape=(1, 3, 224, 224), initia
 
     Raises
     ------
-    ValueError
+    UserError
         If the unit or an option is unknown, `where` matches nothing, or the network does not
         fit `input_shape`.
     TypeError
@@ -249,7 +250,7 @@ def _choose(places, where, candidate, kind, required=True):
         chosen = [place for place in inside if _matches(where, place)]
     if where is not None and required and not chosen:
         known = ", ".join(place.path for place in inside[:5])
-        raise ValueError(f"no {kind} matches {getattr(where, 'pattern', where)!r}. The first of "
+        raise UserError(f"no {kind} matches {getattr(where, 'pattern', where)!r}. The first of "
                          f"{len(inside)}: {known or 'none'}")
     return chosen
 
@@ -267,7 +268,7 @@ def _branch_ends(places):
                 and getattr(block, "use_shortcut", True)]
     ends = [block._children.get(_BRANCH_ENDS[type(block).__name__]) for block in residual]
     if not any(ends):
-        raise ValueError("the network has no residual blocks of a known class: "
+        raise UserError("the network has no residual blocks of a known class: "
                          "say where= the attention goes")
     return [places[end] for end in ends if end is not None]
 
@@ -314,10 +315,10 @@ def _shapes(maps, input_shape):
     try:
         found = mx.sym.Group([symbol for _, symbol in maps]).infer_shape(data=tuple(input_shape))[1]
     except mx.MXNetError as error:
-        raise ValueError(f"the network does not fit input_shape={input_shape}: "
+        raise UserError(f"the network does not fit input_shape={input_shape}: "
                          f"{str(error).strip().splitlines()[-1]}") from None
     if found is None:
-        raise ValueError(f"not all shapes follow from input_shape={input_shape}")
+        raise UserError(f"not all shapes follow from input_shape={input_shape}")
     shapes = {}
     for (block, _), shape in zip(maps, found):
         shapes.setdefault(block, []).append(shape)

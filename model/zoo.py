@@ -8,7 +8,7 @@ import inspect
 
 from mxnet import nd
 
-from .registry import Registry
+from .registry import Registry, UserError
 from .structure import Structure
 
 __all__ = ["MODELS", "build", "find_model", "get_model", "list_models", "option_names"]
@@ -33,7 +33,7 @@ def find_model(name):
 
     Raises
     ------
-    ValueError
+    UserError
         If the name is unknown; lists the known ones and the closest.
     """
     name = MODELS.canonical(_ALIASES.get(str(name).lower(), name))
@@ -62,7 +62,7 @@ def get_model(name, classes=None, **options):
 
     Raises
     ------
-    ValueError
+    UserError
         If a name is unknown or an option is unknown or out of range.
     """
     name, factory = find_model(name)
@@ -72,10 +72,10 @@ def get_model(name, classes=None, **options):
     known = option_names(factory)
     unknown = sorted(options.keys() - known)
     if unknown:
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has "
+        raise UserError(f"{name} has no option {', '.join(unknown)}; it has "
                          f"{', '.join(sorted(known))}")
     if options.get("attn_options") and not options.get("attention"):
-        raise ValueError("attn_options are of an attention unit: name one with attention")
+        raise UserError("attn_options are of an attention unit: name one with attention")
     if classes is not None:
         options["classes"] = classes
     return factory(**options)
@@ -105,7 +105,7 @@ def build(description, classes, devices=1):
 
     Raises
     ------
-    ValueError
+    UserError
         If the description names something unknown.
     """
     options = dict(description["options"])

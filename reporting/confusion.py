@@ -4,7 +4,7 @@ import os
 import numpy as np
 
 from common.errors import UserError
-from trained import check_fits, count_outputs
+from runs.description import check_fits, count_outputs
 
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
 
@@ -37,10 +37,10 @@ def evaluate_run(run, data_dir, contexts, datasets):
     """
     from data import get_dataset
     from data.batches import Batches
+    from engines.gluon import Normalize
     from graph.fast_cpu import hybridize
     from model.zoo import build
     from runs.weights import load_weights
-    from training.epoch import Normalize
 
     path = run.params / "best.params"
     name = str(run.config.get("dataset"))

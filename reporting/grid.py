@@ -9,12 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.arguments import Scope
 from common.errors import MissingFile, UserError
 from common.files import read_json, write_json
 from common.interruption import ends_with_parent, stopping
 from common.lock import holder, wait_for
 from common.progress import format_seconds
-from training.options import NOT_COMPUTING
+from runs.options import scope_of
 
 from .runs import DamagedRun, load_run, units_text
 from .table import cost_of
@@ -204,7 +205,7 @@ def _check_stored(cell, options):
         return
     for key, value in options.items():
         value = list(value) if isinstance(value, tuple) else value
-        if key not in NOT_COMPUTING and key in stored and stored[key] != value:
+        if scope_of(key) & Scope.COMPUTES and key in stored and stored[key] != value:
             raise UserError(f"a run named {cell.name} is there with {key.replace('_', '-')} "
                             f"{stored[key]}, not {value}: choose another --out, whose name the "
                             "runs of a grid bear")

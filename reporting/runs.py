@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from common.arguments import Scope
 from common.errors import MissingFile, UserError
 from common.files import read_json
 from common.screen import printable
+from runs.options import scope_of
 from training.history import read_metrics
-from training.options import NOT_COMPUTING, Parser, add_cifar_network_options
 
 __all__ = ["FinishedRun", "Configuration", "DamagedRun", "load_run", "load_runs",
            "configurations", "described_dataset", "option_text", "units_text"]
@@ -116,18 +117,13 @@ class FinishedRun:
         What is none, false or 0 is not set: so a run stays the same when the scripts learn
         an option that it does not use.
         """
-        skipped = NOT_COMPUTING | _network_option_names() | {"seed", "structure"}
-        recipe = {key: value for key, value in self.config.items() if key not in skipped and value}
+        recipe = {key: value for key, value in self.config.items()
+                  if value and key != "seed" and scope_of(key) & Scope.COMPUTES
+                  and not scope_of(key) & Scope.NETWORK}
         # --batch-size is of each device and worker.
         if self.images_per_step not in (None, self.config.get("batch_size")):
             recipe["images_per_step"] = self.images_per_step
         return recipe
-
-
-def _network_option_names():
-    parser = Parser(add_help=False)
-    add_cifar_network_options(parser, model=None)
-    return {action.dest for action in parser._actions}
 
 
 def units_text(options):

@@ -6,7 +6,7 @@ from functools import cache
 
 from common.errors import UserError
 from common.tables import csv_text, markdown_text
-from trained import count_outputs
+from runs.description import count_outputs
 
 from .means import mean, paired_difference
 
@@ -321,7 +321,7 @@ def released_table(scored):
     Parameters
     ----------
     scored : list of (runs.released.Released, dict, dict)
-        With the description of its file and the scores that `training.epoch.evaluate` gives.
+        With the description of its file and the scores that `training.scores.evaluate` gives.
     """
     header = ["<name", "<data set", "epochs", "parameters", "MFLOPs", "MB",
               "listed: test accuracy %", "found", "images"]

@@ -4,6 +4,7 @@
 """
 import inspect
 
+from common.errors import UserError
 from model.activation import ACTIVATIONS
 from model.attention import ATTENTIONS
 from model.zoo import find_model, get_model, option_names
@@ -42,7 +43,7 @@ def describe(options):
 
     Raises
     ------
-    ValueError
+    UserError
         If a name is unknown, or an option has no meaning for this network or unit.
     """
     given = {name: value for name, value in vars(options).items() if value is not None}
@@ -52,14 +53,14 @@ def describe(options):
     for ours, theirs in _NETWORK_OPTIONS.items():
         if ours in given:
             if theirs not in known:
-                raise ValueError(f"--{ours.replace('_', '-')} has no meaning for {name}")
+                raise UserError(f"--{ours.replace('_', '-')} has no meaning for {name}")
             chosen[theirs] = given[ours]
     _spell_units(chosen, known)
     _add_unit_options(chosen, given)
     if "blocks" in known:
         chosen.setdefault("blocks", known["blocks"].default)
     if "attention_at" in chosen and not ("attention" in chosen or "structure" in given):
-        raise ValueError("--attention-at says where --attention goes: name the unit, too")
+        raise UserError("--attention-at says where --attention goes: name the unit, too")
     if "structure" in given:
         chosen["structure"] = _read_structure(given["structure"], name, chosen)
     return {"model": name, "options": chosen}
@@ -93,15 +94,15 @@ def script_options(description):
 def _read_structure(path, name, chosen):
     """The structure in a file, as `get_model` takes it, if it fits the network."""
     if "attention" in chosen:
-        raise ValueError("--structure says which attention stands where: give it or --attention")
+        raise UserError("--structure says which attention stands where: give it or --attention")
     structure = load_structure(path)
     blocks = getattr(get_model(name, **chosen), "num_blocks", None)
     if blocks is None:
-        raise ValueError(f"--structure has no meaning for {name}")
+        raise UserError(f"--structure has no meaning for {name}")
     try:
         structure.check(name, blocks)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
     return {"kind": structure.kind, "operations": list(structure.operations),
             "unit_options": structure.unit_options}
 
@@ -128,7 +129,7 @@ def _add_unit_options(chosen, given):
                 chosen.setdefault(options, {})[theirs] = given[ours]
                 break
         else:
-            raise ValueError(_no_taker(theirs, slots, chosen))
+            raise UserError(_no_taker(theirs, slots, chosen))
 
 
 def _no_taker(option, slots, chosen):

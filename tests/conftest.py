@@ -14,7 +14,7 @@ if str(ROOT) not in sys.path:
 
 import model.mxnet_compat  # noqa: E402, F401  (comes before mxnet, whichever test imports it first)
 
-from training.device import set_threads  # noqa: E402
+from common.threads import set_threads  # noqa: E402
 
 # A proxy of the surroundings must not stand between the tests and their own server.
 os.environ["no_proxy"] = "127.0.0.1,localhost"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from runs.description import find_description
 from tests.torture import fuzz_files, fuzz_images
-from trained import find_description
 
 
 @pytest.mark.parametrize("kind", fuzz_files.KINDS)

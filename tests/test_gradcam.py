@@ -13,6 +13,7 @@ import gradcam
 from common.errors import UserError
 from data import get_dataset
 from data.shapes import CLASS_NAMES as CLASSES
+from engines.gluon import Normalize
 from explain import report
 from explain.faithfulness import enlarge
 from explain.figures import Caption, Column, draw_gallery, overlay
@@ -20,7 +21,6 @@ from explain.images import Picture, dataset_pictures, file_pictures, image_files
 from explain.networks import Subject, class_index
 from model import get_model
 from tests import scripts
-from training.epoch import Normalize
 
 DATA = {"name": "shapes", "classes": 10, "class_names": CLASSES, "mean": [0.5] * 3,
         "std": [0.25] * 3, "image_size": 32}

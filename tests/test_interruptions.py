@@ -13,7 +13,7 @@ import train_cifar
 from common.errors import UserError
 from tests import scripts
 from tests.torture import kill_test
-from training.checkpoint import newest_state
+from training.checkpoint import newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def _wait_for_a_checkpoint(folder, process, log, after=0):
 
 
 def _newest(folder):
-    path, state = newest_state(folder / "params/run/checkpoints", pytest.fail)
+    path, state = newest_checkpoint(folder / "params/run/checkpoints", pytest.fail)
     assert state["epoch"] * 16 + state["totals"]["step"] == int(path.name[5:])
     return int(path.name[5:])
 

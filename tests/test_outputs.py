@@ -21,9 +21,9 @@ from explain.networks import load_subjects
 from reporting.runs import _OUTPUTS, load_run
 from reporting.table import cost, cost_of
 from runs import released as listed
+from runs.description import check_description, count_outputs, load_network
 from tests.data.cifar_files import LAYOUTS, names_text, write_set
 from tools import release
-from trained import check_description, count_outputs, load_network
 
 AUTHORS, COARSE = "cifar100-authors", "cifar100-coarse"
 

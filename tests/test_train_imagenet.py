@@ -14,6 +14,7 @@ import pytest
 import train_imagenet
 from common.errors import UserError
 from data import DataError
+from runs.imagenet import ImageNetTraining
 from tests import scripts
 from tests.data.photo_files import broken_files, write_tree
 from tests.machines.cluster import Cluster
@@ -189,7 +190,7 @@ def test_defaults():
     assert (options.model, options.lr, options.num_epochs, options.batch_size, options.optimizer,
             options.weight_decay, options.lr_mode, options.kv_store) == (
         "resnet50_v1b", 0.075, 160, 128, "nag", 1e-4, "cosine", "device")
-    description = train_imagenet.describe(options)
+    description = ImageNetTraining().describe(options)
     assert description["options"]["activation"] == "ChaATAC"
 
 

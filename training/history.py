@@ -15,8 +15,8 @@ from common.files import check_not_input, read_bytes, read_text, write_text
 from common.plots import make_figure, save_figure
 from common.screen import LINES, printable
 
-__all__ = ["COLUMNS", "History", "open_log", "silent_log", "epoch_line", "epoch_lines",
-           "batch_line", "read_metrics", "read_log", "read_history", "draw_curves", "main"]
+__all__ = ["COLUMNS", "open_log", "silent_log", "epoch_line", "epoch_lines", "batch_line",
+           "read_metrics", "write_metrics", "read_log", "read_history", "draw_curves", "main"]
 
 # Errors and accuracies are fractions.
 COLUMNS = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
@@ -103,35 +103,23 @@ def batch_line(epoch, batch, images_per_s, accuracy, lr):
             f"accuracy={accuracy:f}\tlr={lr:f}")
 
 
-class History:
-    """The rows of a run and the file that shows them.
+def write_metrics(path, rows):
+    """Write metrics.csv as a whole, atomically.
 
-    The rows also travel in every checkpoint, so that metrics.csv can be written again as a
-    whole: it never misses a row or holds one twice, whenever the run was interrupted.
+    The rows also travel in every checkpoint, so the file never misses one or holds one twice,
+    whenever the run was interrupted.
 
     Parameters
     ----------
     path : pathlib.Path
-        The CSV file.
-    rows : list of dict, optional
-        Rows of the epochs already done.
+    rows : list of dict
+        Of the epochs that are done, with the keys `COLUMNS`.
     """
-
-    def __init__(self, path, rows=None):
-        self.path = path
-        self.rows = list(rows or [])
-
-    def add(self, row):
-        """Append the row of an epoch."""
-        self.rows.append({column: row[column] for column in COLUMNS})
-
-    def write(self):
-        """Write the CSV file, atomically."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, text.getvalue())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_metrics(path):

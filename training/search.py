@@ -4,27 +4,19 @@ After warm-up epochs, in which only the network's weights learn, the structure p
 (alphas) have an optimizer of their own. As in the study, every second batch of the training
 stream is the alphas'; or, where images are held out for them, each update of the weights
 follows one of the alphas on a held-out batch (first-order DARTS, arXiv 1806.09055).
-
-What can be searched is the caller's to say: see `Space`.
 """
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
-import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
-from mxnet import autograd, nd
 
-from common import interruption
-from common.progress import Progress
-
-from .checkpoint import load_checkpoint, save_checkpoint
-from .epoch import Step, copy_parameters, evaluate
-from .history import History, draw_curves, epoch_line
-from .loop import Loop
-from .position import Position
+from .checkpoint import other_version
+from .history import draw_curves, epoch_line, write_metrics
+from .record import Record
 from .search_history import draw_weights, structure_rows, write_structure_rows
 
-__all__ = ["Space", "Search", "SearchOptions"]
+__all__ = ["SearchRecord", "SearchStep", "Space", "operation_weights", "penalty",
+           "penalty_gradient"]
 
 
 @dataclass(frozen=True)
@@ -35,41 +27,98 @@ class Space:
     ----------
     operations : sequence of str
         Names of a block's operations, in the order of its alpha.
-    parameters : callable
-        ``parameters(net)`` -> the alphas, one `mxnet.gluon.Parameter` a block.
-    weights : callable
-        ``weights(net)`` -> the operations' weights, array (blocks, operations).
-    penalty : callable
-        ``penalty(alphas)`` -> NDArray (1,), from a list of NDArray; differentiable.
+    names : tuple of str
+        Structural names of the alphas, one a block, each (operations,).
     derive : callable
         ``derive(weights)`` -> name of the operation that a block's weights ask for.
+    ratio : sequence of float
+        r: the price of each operation.
+    power, weight : float
+        m and w of the penalty w * mean over blocks of sum_i r_i p_i^m, against the collapse
+        to the identity; p = softmax(alpha).
     """
 
     operations: tuple
-    parameters: Callable
-    weights: Callable
-    penalty: Callable
+    names: tuple
     derive: Callable
+    ratio: tuple = (4, 1, 1, 2, 2)
+    power: float = 1.1
+    weight: float = 0.1
 
 
-@dataclass
-class SearchOptions:
-    """How long to search and when to save; see the script's options of the same names."""
-
-    warmup_epochs: int
-    search_epochs: int
-    seed: int = 0
-    log_interval: int = 20
-    checkpoint_every: int = 0
-    title: str = ""
-    reseed: bool = False
+def operation_weights(alphas):
+    """p = softmax(alpha) of each block: (blocks, operations) -> the same shape."""
+    shares = np.exp(alphas - alphas.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
 
 
-@dataclass
-class _Position(Position):
-    """Where a search stands."""
+def penalty(alphas, space):
+    """The penalty of alphas (blocks, operations), a float."""
+    p = operation_weights(np.asarray(alphas, np.float64))
+    return float(space.weight * (space.ratio * p ** space.power).sum(axis=1).mean())
 
-    structure: list = field(default_factory=list)
+
+def penalty_gradient(alphas, space):
+    r"""Its gradient, (blocks, operations).
+
+    .. math:: \frac{\partial}{\partial\alpha_j} = \frac{w m}{B}
+              \left(r_j p_j^m - p_j \sum_i r_i p_i^m\right)
+    """
+    p = operation_weights(np.asarray(alphas, np.float64))
+    priced = space.ratio * p ** space.power
+    return (space.weight * space.power / len(p)
+            * (priced - p * priced.sum(axis=1, keepdims=True)))
+
+
+class SearchStep:
+    """One batch of the training stream, for the weights or for the alphas.
+
+    Parameters
+    ----------
+    engine
+        See `engines.interface`; with the groups ``weights`` and ``alphas``.
+    batches : data.batches.Batches
+        The training stream.
+    held_out : data.batches.Batches or None
+        Of images for the alphas; None: they share the training stream.
+    rates : (callable, float)
+        Learning rate of the weights by step, counted from the beginning; that of the alphas.
+    space : Space
+    warmup_epochs : int
+    """
+
+    def __init__(self, engine, batches, held_out, rates, space, warmup_epochs):
+        self.engine, self.batches, self.space = engine, batches, space
+        self.rate, self.alpha_rate = rates
+        self.warmup_epochs, self._held_out, self._stream = warmup_epochs, held_out, None
+
+    def __call__(self, epoch, index, images, labels):
+        """Let the engine learn from a batch."""
+        if epoch < self.warmup_epochs:
+            return self._learn_weights(epoch, index, images, labels)
+        if self._held_out is not None:
+            self._learn_alphas(epoch, index, *self._next_held_out(epoch, index), counted=False)
+            return self._learn_weights(epoch, index, images, labels)
+        learn = self._learn_alphas if index % 2 else self._learn_weights
+        return learn(epoch, index, images, labels)
+
+    def _learn_weights(self, epoch, index, images, labels):
+        rate = self.rate(epoch * len(self.batches) + index)
+        self.engine.learn((images, labels), (epoch, index), {"weights": rate},
+                          update=("weights",))
+
+    def _learn_alphas(self, epoch, index, images, labels, counted=True):
+        names = self.space.names
+        gradients = penalty_gradient(np.stack(self.engine.values(names)), self.space)
+        self.engine.learn((images, labels), (epoch, index), {"alphas": self.alpha_rate},
+                          update=("alphas",), add=dict(zip(names, gradients)), counted=counted)
+
+    def _next_held_out(self, epoch, index):
+        if self._stream is None:
+            done = (epoch - self.warmup_epochs) * len(self.batches) + index
+            self._stream = _endless(self._held_out, done)
+        images, labels, _ = next(self._stream)
+        return images, labels
 
 
 def _endless(batches, start):
@@ -80,167 +129,50 @@ def _endless(batches, start):
         epoch, step = epoch + 1, 0
 
 
-class Search(Loop):
-    """A search for a structure.
+class SearchRecord(Record):
+    """Of a search: metrics, curves, and the operations' weights of each epoch.
 
     Parameters
     ----------
-    net, predictor : mxnet.gluon.HybridBlock
-        The searchable network, initialized on `contexts`, and its twin that predicts: see
-        `training.epoch.copy_parameters`.
+    run, log, title, num_epochs
+        As for `training.record.Record`.
     space : Space
-    trainer, alpha_trainer : mxnet.gluon.Trainer
-        Of the weights, and of the alphas.
-    objective : training.objective.Objective
-    schedule : training.schedule.Schedule
-        Learning rate of the weights, by the number of batches.
-    train_batches, val_batches : data.batches.Batches
-        `val_batches` are only looked at: nothing is chosen by them.
-    alpha_batches : data.batches.Batches or None
-        Held-out images for the alphas; None: they share the training stream.
-    normalize, contexts, run, log
-        As for `training.fit.Fit`.
-    options : SearchOptions
+    warmup_epochs : int
     """
 
-    def __init__(self, net, predictor, space, trainer, alpha_trainer, objective, schedule,
-                 train_batches, alpha_batches, val_batches, normalize, contexts, run, log, options):
-        super().__init__(net, predictor, train_batches, val_batches, normalize, contexts, run, log,
-                         options)
-        self.space, self.trainer, self.alpha_trainer = space, trainer, alpha_trainer
-        self.schedule, self.alpha_batches = schedule, alpha_batches
-        self.alphas = space.parameters(net)
-        self.num_epochs = options.warmup_epochs + options.search_epochs
-        self._weight_step = Step(net, trainer, objective, normalize, contexts, options.seed,
-                                  options.reseed)
-        self._held_out = None
-        self.position = _Position()
+    def __init__(self, run, log, title, num_epochs, space, warmup_epochs):
+        super().__init__(run, log, title, num_epochs)
+        self.space, self.warmup_epochs = space, warmup_epochs
+        self._structure = []
 
-    def resume(self):
-        """Take up the search at its newest undamaged checkpoint; whether there was one."""
-        found = self._newest_state()
-        if found is None:
-            return False
-        path, state = found
-        load_checkpoint(path, state, self.net, [self.trainer, self.alpha_trainer])
-        self.position = _Position.from_state(path, state)
-        self.log.info(f"resumed from {path}: epoch {self.position.epoch}, "
-                      f"step {self.position.totals.step}")
-        return True
+    def phase(self, epoch):
+        """Warm-up or search."""
+        phase = "warm-up" if epoch < self.warmup_epochs else "search"
+        return f"{phase} {epoch + 1}/{self.num_epochs}"
 
-    def __call__(self):
-        """Search to the end.
-
-        Returns
-        -------
-        list of str
-            The operation of each block.
-
-        Raises
-        ------
-        training.epoch.NonFiniteLoss
-        interruption.Interrupted
-            If a signal asked for it; all is saved.
-        training.loop.SaveFailed
-            If the disk took none of the last saves.
-        """
-        if self.position.rows:
-            # The search may have been killed between a checkpoint and these.
-            self._show()
-        while self.position.epoch < self.num_epochs:
-            self._train_one_epoch()
-            self._finish_epoch()
-            interruption.check()
-        self._check_saved()
-        return [self.space.derive(weights) for weights in self.space.weights(self.net)]
-
-    # ---- one step ------------------------------------------------------------------------------
-
-    def _step(self, epoch, index, images, labels):
-        """One batch of the training stream, for the weights or for the alphas."""
-        if epoch < self.options.warmup_epochs:
-            return self._weight_step(epoch, index, images, labels)
-        if self.alpha_batches is not None:
-            self._alpha_step(epoch, index, *self._next_held_out(epoch, index))
-            return self._weight_step(epoch, index, images, labels)
-        turn = self._alpha_step if index % 2 else self._weight_step
-        return turn(epoch, index, images, labels)
-
-    def _alpha_step(self, epoch, index, images, labels):
-        results = self._weight_step.gradients(epoch, index, images, labels)
-        self._add_penalty(len(labels))
-        self.alpha_trainer.step(len(labels))
-        return results
-
-    def _add_penalty(self, images):
-        """Add the gradient of the penalty of so many images to that of the alphas.
-
-        Recorded beside the network, on copies: a compiled network whose first backward pass
-        shares a parameter with other operators does not update its gradient any more.
-        """
-        for k, ctx in enumerate(self.contexts):
-            share = len(np.array_split(np.arange(images), len(self.contexts))[k])
-            copies = [alpha.data(ctx).copy() for alpha in self.alphas]
-            for copy in copies:
-                copy.attach_grad()
-            with autograd.record():
-                penalty = self.space.penalty(copies) * share
-            penalty.backward()
-            for alpha, copy in zip(self.alphas, copies):
-                grad = alpha.grad(ctx)
-                grad += copy.grad
-
-    def _next_held_out(self, epoch, index):
-        if self._held_out is None:
-            done = (epoch - self.options.warmup_epochs) * self.steps_per_epoch + index
-            self._held_out = _endless(self.alpha_batches, done)
-        images, labels, _ = next(self._held_out)
-        return images, labels
-
-    # ---- one epoch -----------------------------------------------------------------------------
-
-    def _rate(self, index):
-        return self.schedule(self.position.epoch * self.steps_per_epoch + index)
-
-    def _train_one_epoch(self):
-        position = self.position
-        phase = "warm-up" if position.epoch < self.options.warmup_epochs else "search"
-        progress = Progress(f"{phase} {position.epoch + 1}/{self.num_epochs}",
-                            self.steps_per_epoch,
-                            (self.num_epochs - position.epoch - 1) * self.steps_per_epoch)
-        self._train(self._step, progress)
-
-    def _maybe_checkpoint(self, done, collect):
-        if self._is_due(done) or interruption.requested():
-            collect()
-            self._checkpoint()
-        interruption.check()
-
-    def _finish_epoch(self):
-        """Evaluate, note figures and weights, and move on to the next epoch."""
-        position, totals = self.position, self.position.totals
-        copy_parameters(self.net, self.predictor)
-        val = evaluate(self.predictor, self.val_batches, self.normalize, self.contexts)
-        row = position.finish_epoch(self._rate(totals.step - 1), totals, val)
-        alphas = nd.stack(*(alpha.data(self.contexts[0]) for alpha in self.alphas)).asnumpy()
-        position.structure += structure_rows(row["epoch"], self.space.operations,
-                                             self.space.weights(self.net), alphas)
+    def finish_epoch(self, row, engine):
+        """Note the operations' weights."""
+        alphas = np.stack(engine.values(self.space.names))
+        self._structure += structure_rows(row["epoch"], self.space.operations,
+                                          operation_weights(alphas), alphas)
         self.log.info(epoch_line(row))
-        self._checkpoint()
-        self._show()
 
-    def _draw(self):
+    def show(self, rows):
         """Metrics, curves, alphas and their figure."""
-        position = self.position
-        History(self.run.metrics, position.rows).write()
-        draw_curves(position.rows, self.run.curves, self.options.title)
+        write_metrics(self.run.metrics, rows)
+        draw_curves(rows, self.run.curves, self.title)
         write_structure_rows(self.run.logs / "alphas.csv", self.space.operations,
-                             position.structure)
-        draw_weights(position.structure, self.space.operations, self.run.logs / "structure.png",
-                     self.options.title, self.options.warmup_epochs, self.space.derive)
+                             self._structure)
+        draw_weights(self._structure, self.space.operations, self.run.logs / "structure.png",
+                     self.title, self.warmup_epochs, self.space.derive)
 
-    def _checkpoint(self):
-        self._check_finite()
-        with self._saving():
-            save_checkpoint(self.run.checkpoints, self._step_number(), self.net,
-                            [self.trainer, self.alpha_trainer], asdict(self.position))
+    def state(self):
+        """The operations' weights so far."""
+        return {"structure": self._structure}
+
+    def load(self, path, state):
+        """Take up the state of the checkpoint `path`."""
+        try:
+            self._structure = state["structure"]
+        except KeyError:
+            raise other_version(path) from None

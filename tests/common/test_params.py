@@ -6,7 +6,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from common.params import ParamsError, check_params, read_params
+from common.params import (
+    ParamsError,
+    check_params,
+    parse_params,
+    read_params,
+    write_params,
+)
 from runs.weights import WeightsError, read_weights
 from tests import golden_cases
 from tests.torture import fuzz_params
@@ -136,3 +142,19 @@ def test_mutations_of_real_files_do_no_harm():
     counts, bad = fuzz_params.fuzz(306, seed=1, log=lines.append)
     assert bad == 0, "\n".join(lines)
     assert counts["refused"] > 150 and counts["loaded"] > 10
+
+
+@pytest.mark.parametrize("names", [0, 1, 3])
+def test_what_is_written_is_what_mxnet_writes(names, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {f"stage{k}.weight": rng.normal(size=(k + 1, 3, 2)[:k + 1]).astype(dtype)
+              for k, dtype in zip(range(names), ("float32", "float16", "int32"))}
+    write_params(tmp_path / "ours.params", arrays)
+    mx.nd.save(str(tmp_path / "theirs.params"),
+               {name: mx.nd.array(array, dtype=array.dtype) for name, array in arrays.items()})
+    content = (tmp_path / "ours.params").read_bytes()
+    assert content == (tmp_path / "theirs.params").read_bytes()
+    found = parse_params(content)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)

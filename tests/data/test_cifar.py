@@ -104,7 +104,7 @@ def test_a_folder_in_a_files_place(name, tmp_path):
     write_set(tmp_path, layout)
     (tmp_path / layout.test_files[0]).unlink()
     (tmp_path / layout.test_files[0]).mkdir()
-    with pytest.raises(FileError, match=f"{layout.test_files[0]}: it is no regular file"):
+    with pytest.raises(FileError, match=f"{layout.test_files[0]}: it is a directory"):
         data.get_dataset(name, tmp_path)
 
 

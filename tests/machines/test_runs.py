@@ -19,7 +19,7 @@ from tests import scripts
 from tests.data.photo_files import write_tree
 from tests.machines.cluster import DEADLINE_S, Cluster, environ, launcher
 from tests.torture import fuzz_warden
-from training.checkpoint import newest_state
+from training.checkpoint import newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_only_worker_0_writes(whole):
     assert [path.name for path in (whole / "logs").iterdir()] == ["run"]
     assert [path.name for path in (whole / "params").iterdir()] == ["run"]
     assert [row["epoch"] for row in scripts.metrics(whole / "logs/run")] == ["0", "1", "2"]
-    _, state = newest_state(whole / "params/run/checkpoints", pytest.fail)
+    _, state = newest_checkpoint(whole / "params/run/checkpoints", pytest.fail)
     assert (state["steps_per_epoch"], len(state["all_totals"])) == (12, 2)
     # 65 images, shared out among two workers: each counted once.
     last = scripts.metrics(whole / "logs/run")[-1]
@@ -150,7 +150,7 @@ def test_a_launcher_that_is_stopped_leaves_a_checkpoint_and_no_orphans(number, c
     assert process.wait(60) == code, output()
     scripts.wait_for(lambda: not _processes_with(mark))
     assert "stopped by SIG" in output() and "Traceback" not in output()
-    newest_state(tmp_path / "params/run/checkpoints", pytest.fail)
+    newest_checkpoint(tmp_path / "params/run/checkpoints", pytest.fail)
 
 
 # ---- what they compute -------------------------------------------------------------------------

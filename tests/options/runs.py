@@ -10,11 +10,11 @@ import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
+from common.arguments import Scope
 from data.cifar import MEAN, STD
+from engines.input_statistics import keep_input_statistics
 from model import get_model
 from tests.data.cifar_files import LAYOUTS
-from training.input_statistics import keep_input_statistics
-from training.options import NOT_COMPUTING
 
 COVERED = collections.defaultdict(set)    # script -> names of options that a test looks at
 _numbers = itertools.count()
@@ -32,7 +32,8 @@ def _name(action):
 
 def computing(script):
     """Names of the options of a script that change what is computed."""
-    return {_name(action) for action in make_parser(script)._actions} - NOT_COMPUTING - {"help"}
+    return {_name(action) for action in make_parser(script)._actions
+            if action.scope & Scope.COMPUTES}
 
 
 def covers(script, *words):

@@ -3,8 +3,8 @@ import numpy as np
 
 from data import ImageSet
 from data.batches import Batches
+from engines.gluon import Normalize
 from reporting.confusion import confusion_matrix, most_confused, to_csv
-from training.epoch import Normalize
 
 
 class _Brightness(mx.gluon.nn.HybridBlock):

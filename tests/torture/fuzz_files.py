@@ -26,7 +26,7 @@ from types import SimpleNamespace
 
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
-from mxnet import gluon
+import numpy as np
 
 import train_cifar
 from common.errors import UserError
@@ -36,13 +36,14 @@ from data.decoding import decode
 from data.download import unpack
 from data.imagenet import RecordBatches, RecordFile
 from data.packing import pack
+from engines.interface import EngineState
 from explain.networks import load_subjects
 from model.structure import OPERATIONS, Structure
 from runs.describe import describe
 from runs.structure import load_structure
 from tests.data import cifar_files, photo_files
 from tests.golden_cases import FOLDER
-from training.checkpoint import CheckpointError, newest_state, save_checkpoint
+from training.checkpoint import CheckpointError, newest_checkpoint, save_checkpoint
 
 SECONDS = 10
 _VALUES = (None, True, False, 0, -1, 1, 2, 3, 7.5, 1e308, -1e-300, float("nan"), float("inf"),
@@ -159,16 +160,13 @@ def _structure(folder):
 
 def _state(folder):
     """The state of a checkpoint: the true one, or none at all."""
-    net = gluon.nn.Dense(2, in_units=3)
-    net.initialize()
-    trainer = gluon.Trainer(net.collect_params(), "nag", {"momentum": 0.9},
-                            update_on_kvstore=False)
-    path = save_checkpoint(folder, 1, net, trainer, {
+    state = EngineState({"weight": np.ones((2, 3), np.float32)}, {}, {"weight": 0}, [0])
+    path = save_checkpoint(folder, 1, state, {
         "epoch": 3, "rows": [{"epoch": 0, "lr": 0.1}], "best": None, "finished": False})
-    expected = newest_state(folder, print)[1]
+    expected = newest_checkpoint(folder, print)[1]
 
     def read(path):
-        assert newest_state(folder, lambda line: None)[1] == expected
+        assert newest_checkpoint(folder, lambda line: None)[1] == expected
     return read, (CheckpointError,), path / "state.json", (path / "state.json").read_bytes()
 
 

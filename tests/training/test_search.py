@@ -12,17 +12,24 @@ from mxnet import gluon
 from common.errors import UserError
 from data import ImageSet
 from data.batches import Batches
+from engines.gluon import GluonEngine
+from engines.interface import Group, Loss, Settings
 from model import structure
+from runs.folder import Run
 from training.checkpoint import list_checkpoints
-from training.epoch import NonFiniteLoss, Normalize
-from training.loop import SaveFailed
-from training.objective import Objective
-from training.run import Run
+from training.loop import Loop, NonFinite, SaveFailed
 from training.schedule import Schedule
-from training.search import Search, SearchOptions, Space
+from training.search import (
+    SearchRecord,
+    SearchStep,
+    Space,
+    operation_weights,
+    penalty,
+    penalty_gradient,
+)
 from training.search_history import draw_weights, structure_rows, structure_table
 
-_CPU = [mx.cpu()]
+_ALPHA = "unit.alpha"
 _SIZE, _RATE = 8, 0.01
 
 
@@ -71,36 +78,35 @@ class _Toy(gluon.nn.HybridBlock):
         self.unit.spatial.conv.bias.set_data(mx.nd.array([-8.0]))
 
 
-def _space(weight):
-    return Space(structure.SEARCHED, structure.architecture_parameters,
-                 structure.operation_weights,
-                 partial(structure.architecture_penalty, weight=weight), structure.derive)
+def _weights(seed):
+    mx.random.seed(seed)
+    np.random.seed(seed)
+    net = _Toy()
+    net.start()
+    return {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items()}
 
 
 def _search(folder, seed, penalty_weight=0.1, warmup=4, epochs=8, images=1024, held_out=None,
             checkpoint_every=0):
-    mx.random.seed(seed)
-    np.random.seed(seed)
-    net, predictor = _Toy(), _Toy()
-    for each in (net, predictor):
-        each.start()
-        each.hybridize(static_alloc=True, static_shape=True)
-    space = _space(penalty_weight)
-    alphas = space.parameters(net)
-    weights = [p for p in net.collect_params().values() if p is not alphas[0]]
-    make = partial(gluon.Trainer, update_on_kvstore=False)
+    engine = GluonEngine(lambda devices: _Toy(), _weights(seed), Settings(
+        {"weights": Group("sgd"), "alphas": Group("adam", betas=(0.5, 0.999), names=(_ALPHA,))},
+        Loss(2), (0.376,) * 3, (0.235,) * 3, (32, 3, _SIZE, _SIZE)))
+    space = Space(structure.SEARCHED, (_ALPHA,), structure.derive, weight=penalty_weight)
     batches = Batches(_task(images, seed), 32, seed=seed, augment=False, prefetch=0)
     run = Run("toy", folder / "params", folder / "logs")
     run.create()
-    return Search(
-        net, predictor, space,
-        make(weights, "sgd", {"learning_rate": _RATE, "momentum": 0.9}),
-        make(alphas, "adam", {"learning_rate": 0.1, "beta1": 0.5, "beta2": 0.999}),
-        Objective(2), Schedule("constant", _RATE, 1), batches,
+    step = SearchStep(
+        engine, batches,
         held_out and Batches(held_out, 32, seed=seed + 1, augment=False, prefetch=0),
-        Batches(_task(256, seed + 100), 64, train=False, prefetch=0),
-        Normalize((0.376,) * 3, (0.235,) * 3), _CPU, run, logging.getLogger("toy"),
-        SearchOptions(warmup, epochs, seed=seed, checkpoint_every=checkpoint_every))
+        (Schedule("constant", _RATE, 1), 0.1), space, warmup)
+    record = SearchRecord(run, logging.getLogger("toy"), "", warmup + epochs, space, warmup)
+    return Loop(engine, step, record, Batches(_task(256, seed + 100), 64, train=False, prefetch=0),
+                checkpoint_every=checkpoint_every)
+
+
+def _found(search):
+    """The operations' weights of the one block."""
+    return operation_weights(np.stack(search.engine.values((_ALPHA,))))[0]
 
 
 # ---- what is found -------------------------------------------------------------------------------
@@ -116,15 +122,17 @@ def _no_drawing(monkeypatch):
 def test_it_finds_the_better_order(tmp_path, seed):
     """CA(+)SA, which costs what SA(+)CA costs: the data decide, not the penalty."""
     search = _search(tmp_path, seed, warmup=2)
-    assert search() == ["CA(+)SA"]
-    assert search.space.weights(search.net)[0][1] > 0.7
+    search()
+    assert structure.derive(_found(search)) == "CA(+)SA"
+    assert _found(search)[1] > 0.7
 
 
 def test_without_penalty(tmp_path, record_property):
     """Here it does not collapse to the identity: that operation is no use in this task."""
     search = _search(tmp_path, 0, penalty_weight=0.0, warmup=2)
-    operation = search()[0]
-    weights = search.space.weights(search.net)[0]
+    search()
+    weights = _found(search)
+    operation = structure.derive(weights)
     record_property("without penalty", f"{operation} {weights}")
     assert weights[0] < 0.1 and operation != "identity"
 
@@ -132,30 +140,25 @@ def test_without_penalty(tmp_path, record_property):
 def test_the_penalty_decides_where_the_data_say_nothing(tmp_path):
     """Labels without meaning: the two cheap operations share the weight."""
     search = _search(tmp_path, 0, penalty_weight=10.0, warmup=0, epochs=4, images=512)
-    labels = search.train_batches.image_set.labels
+    labels = search.step.batches.image_set.labels
     labels[:] = np.random.default_rng(0).integers(0, 2, len(labels))
     search()
-    weights = search.space.weights(search.net)[0]
+    weights = _found(search)
     assert weights[[0, 3, 4]].max() < weights[[1, 2]].min()
 
 
 # ---- how it is searched --------------------------------------------------------------------------
 
-def _values(search):
-    parameters = search.net._collect_params_with_prefix()
-    return {name: parameter.data().asnumpy() for name, parameter in parameters.items()}
-
-
 def test_alphas_rest_while_the_weights_warm_up(tmp_path):
     search = _search(tmp_path, 0, warmup=1, epochs=1, images=128)
-    before = _values(search)
-    search._train_one_epoch()
+    before = search.engine.weights()
+    search._train_epoch()
     search._finish_epoch()
-    after = _values(search)
+    after = search.engine.weights()
     assert not after["unit.alpha"].any()
     assert (after["output.weight"] != before["output.weight"]).any()
-    search._train_one_epoch()
-    assert _values(search)["unit.alpha"].any()
+    search._train_epoch()
+    assert search.engine.weights()["unit.alpha"].any()
 
 
 @pytest.mark.parametrize("held_out", [None, 64])
@@ -164,14 +167,16 @@ def test_whose_turn_it_is(tmp_path, held_out):
     images = held_out and _task(held_out, 7)
     search = _search(tmp_path, 0, warmup=0, epochs=1, images=128, held_out=images)
     seen, steps = [], []
-    for name, trainer in (("weights", search.trainer), ("alphas", search.alpha_trainer)):
-        def step(size, name=name, original=trainer.step):
-            steps.append(name)
-            original(size)
-        trainer.step = step
+    original = search.engine.learn
+
+    def learn(*batch, update, **options):
+        steps.extend(update)
+        original(*batch, update=update, **options)
+    search.engine.learn = learn
     if held_out:
-        search.alpha_batches.epoch = _recording(search.alpha_batches.epoch, seen)
-    search._train_one_epoch()
+        search.step._held_out.epoch = _recording(search.step._held_out.epoch, seen)
+    search._train_epoch()
+    assert search.position.totals.images == 128
     assert steps == (["alphas", "weights"] * 4 if held_out else ["weights", "alphas"] * 2)
     assert seen == ([(0, 0), (1, 0)] if held_out else [])    # two batches in each of its epochs
 
@@ -184,22 +189,35 @@ def _recording(epoch, seen):
 
 
 def test_the_gradient_of_alpha_is_that_of_loss_and_penalty(tmp_path):
-    search = _search(tmp_path, 0, images=32)
-    alpha = search.alphas[0]
-    alpha.set_data(mx.nd.array([0.3, -0.2, 0.5, 0.0, -0.4]))
-    images, labels, _ = next(search.train_batches.epoch(0))
-    search._weight_step.gradients(0, 0, images, labels)
-    of_loss = alpha.grad().asnumpy() / 32.0
-    search.alpha_trainer.step = lambda size: None
-    search._alpha_step(0, 0, images, labels)
-    of_both = alpha.grad().asnumpy() / 32.0
-    data = alpha.data().copy()
+    """Adam's first update is as long for any gradient, so plain SGD shows it."""
+    alpha, results = np.array([0.3, -0.2, 0.5, 0.0, -0.4], np.float32), []
+    for weight in (0.0, 0.1):
+        search = _search(tmp_path / str(weight), 0, weight, warmup=0, images=32)
+        engine = search.engine
+        engine.settings.groups["alphas"] = Group("sgd", 0.0, names=(_ALPHA,))
+        engine._trainers = engine._make_trainers()
+        engine.load_weights({**engine.weights(), _ALPHA: alpha})
+        search.step.alpha_rate = 1.0
+        images, labels, _ = next(search.step.batches.epoch(0))
+        search.step._learn_alphas(0, 0, images, labels)
+        results.append(engine.values((_ALPHA,))[0])
+    data = mx.nd.array(alpha)
     data.attach_grad()
     with mx.autograd.record():
         value = structure.architecture_penalty([data])
     value.backward()
-    np.testing.assert_allclose(of_both - of_loss, data.grad.asnumpy(), rtol=1e-3,
-                               atol=1e-6)
+    np.testing.assert_allclose(results[0] - results[1], data.grad.asnumpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_the_penalty_s_gradient_is_that_of_its_formula():
+    alphas = np.random.default_rng(0).normal(size=(3, 5))
+    space = Space(structure.SEARCHED, (), structure.derive, (4, 1, 1, 2, 2), 1.3, 0.7)
+    gradient = penalty_gradient(alphas, space)
+    for at in np.ndindex(alphas.shape):
+        step = np.zeros_like(alphas)
+        step[at] = 1e-6
+        assert gradient[at] == pytest.approx(
+            (penalty(alphas + step, space) - penalty(alphas - step, space)) / 2e-6, rel=1e-5)
 
 
 @pytest.mark.parametrize("held_out, epoch", [(False, 1), (True, 1), (False, 0)],
@@ -211,21 +229,21 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, held_out, 
     whole()
 
     first = make(tmp_path / "parts")
-    original = first._maybe_checkpoint
+    original = first._after_step
 
-    def stop(done, collect):
-        original(done, collect)
+    def stop(done):
+        original(done)
         if first.position.epoch == epoch and done == 5:
             raise KeyboardInterrupt
-    first._maybe_checkpoint = stop
+    first._after_step = stop
     with pytest.raises(KeyboardInterrupt):
         first()
-    first.run.unlock()
+    first.record.run.unlock()
     second = make(tmp_path / "parts")
     assert second.resume()
     second()
-    expected = _values(whole)
-    for name, value in _values(second).items():
+    expected = whole.engine.weights()
+    for name, value in second.engine.weights().items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
     assert ((tmp_path / "parts/logs/toy/alphas.csv").read_bytes()
             == (tmp_path / "whole/logs/toy/alphas.csv").read_bytes())
@@ -233,37 +251,38 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(tmp_path, held_out, 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     search = _search(tmp_path, 0, warmup=1, epochs=1, images=64)
-    original = search._maybe_checkpoint
+    original = search._after_step
 
-    def spoil(done, collect):
-        original(done, collect)
+    def spoil(done):
+        original(done)
         if done == 2:    # after the last loss that is looked at
-            search.net.output.bias.set_data(mx.nd.array([np.nan, 0]))
-    search._maybe_checkpoint = spoil
-    with pytest.raises(NonFiniteLoss, match="weights are not finite"):
+            bias = np.array([np.nan, 0], np.float32)
+            search.engine.load_weights({**search.engine.weights(), "output.bias": bias})
+    search._after_step = spoil
+    with pytest.raises(NonFinite, match="weights are not finite"):
         search()
-    assert not list_checkpoints(search.run.checkpoints)
+    assert not list_checkpoints(search.record.run.checkpoints)
 
 
 def test_a_save_that_fails_is_tried_again(tmp_path, monkeypatch, caplog):
     search = _search(tmp_path, 0, warmup=1, epochs=1, images=64)
-    folder = search.run.checkpoints
+    folder = search.record.run.checkpoints
     folder.write_text("in the way")
     caplog.set_level(logging.INFO)
-    original = search._finish_epoch
+    original = search._checkpoint
 
     def clear_the_way():
         original()
         if folder.is_file():
             folder.unlink()
-    search._finish_epoch = clear_the_way
+    search._checkpoint = clear_the_way
     search()
     assert "the next save tries again" in caplog.text and len(list_checkpoints(folder)) == 1
 
 
 def test_an_end_that_is_not_saved_is_an_error(tmp_path):
     search = _search(tmp_path, 0, warmup=0, epochs=1, images=64)
-    search.run.checkpoints.write_text("in the way")
+    search.record.run.checkpoints.write_text("in the way")
     with pytest.raises(SaveFailed, match="the end of the run is not saved"):
         search()
 
@@ -272,16 +291,16 @@ def test_figures_that_cannot_be_written_do_not_end_the_search(tmp_path, monkeypa
     def full(*_):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("training.search.draw_weights", full)
-    assert _search(tmp_path, 0, warmup=0, epochs=1, images=64)()
+    _search(tmp_path, 0, warmup=0, epochs=1, images=64)()
     assert "could not write figures" in caplog.text and "No space left" in caplog.text
 
 
 def test_a_search_without_its_checkpoints_is_not_begun_anew(tmp_path):
     search = _search(tmp_path, 0, warmup=0, epochs=1, images=64)
     search()
-    search.run.structure.write_text("{}")
-    shutil.rmtree(search.run.checkpoints)
-    search.run.unlock()
+    search.record.run.structure.write_text("{}")
+    shutil.rmtree(search.record.run.checkpoints)
+    search.record.run.unlock()
     with pytest.raises(UserError, match="holds no checkpoint to go on from"):
         _search(tmp_path, 0, warmup=0, epochs=1, images=64).resume()
 

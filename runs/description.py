@@ -41,16 +41,13 @@ def find_description(path, options):
     except MissingFile:
         raise UserError(f"there is no file {path}") from None
     beside = path.with_suffix(".json")
-    try:
-        if os.path.lexists(beside):
-            return read_description(beside)
-        if not options.model or not options.dataset:
-            raise UserError(f"{path} has no description beside it ({beside.name}): say what it "
-                            "holds with --model, --dataset and the options of the network")
-        from runs.describe import describe
-        return describe(options)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    if os.path.lexists(beside):
+        return read_description(beside)
+    if not options.model or not options.dataset:
+        raise UserError(f"{path} has no description beside it ({beside.name}): say what it "
+                        "holds with --model, --dataset and the options of the network")
+    from runs.describe import describe
+    return describe(options)
 
 
 def read_description(path):

@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from common.errors import UserError
+from common.threads import physical_cores, set_threads
 from tests import scripts
 from tests.scripts import ROOT
-from training.device import physical_cores, select_contexts, set_threads
 
 
 def _topology(folder, cores):
@@ -27,12 +27,12 @@ def _topology(folder, cores):
 def test_physical_cores(tmp_path, monkeypatch, siblings, quota, expected):
     _topology(tmp_path, siblings)
     (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr("training.device._usable_cpus", lambda: set(range(len(siblings))))
+    monkeypatch.setattr("common.threads._usable_cpus", lambda: set(range(len(siblings))))
     assert physical_cores(tmp_path, tmp_path / "cpu.max") == expected
 
 
 def test_unknown_topology_counts_cpus(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.device._usable_cpus", lambda: {0, 1, 2})
+    monkeypatch.setattr("common.threads._usable_cpus", lambda: {0, 1, 2})
     assert physical_cores(tmp_path, tmp_path / "none") == 3
 
 
@@ -86,7 +86,7 @@ def test_scripts_check_the_variables_before_mxnet_reads_them(script, options, tm
 
 _COUNT_THREADS = """
 import os
-from training.device import set_threads
+from common.threads import set_threads
 set_threads()
 import model.mxnet_compat, numpy as np
 from mxnet import nd
@@ -107,28 +107,3 @@ def test_copies_start_no_openmp_threads(size, expected):
         environ["MXNET_CPU_PARALLEL_SIZE"] = size
     assert subprocess.run([sys.executable, "-c", _COUNT_THREADS], env=environ, cwd=ROOT, text=True,
                           capture_output=True, check=True).stdout.split() == [expected]
-
-
-@pytest.mark.parametrize("options, expected", [
-    (dict(available=0), ["cpu(0)"]),
-    (dict(available=2), ["gpu(0)"]),
-    (dict(gpus="", available=2), ["cpu(0)"]),
-    (dict(gpus="1,0", available=2), ["gpu(1)", "gpu(0)"]),
-    (dict(num_gpus=2, available=2), ["gpu(0)", "gpu(1)"]),
-    (dict(num_gpus=0, available=2), ["cpu(0)"]),
-])
-def test_contexts(options, expected):
-    assert list(map(str, select_contexts(**options))) == expected
-
-
-@pytest.mark.parametrize("options, message", [
-    (dict(gpus="3", available=1), "GPU 3 was asked for, but MXNet finds 1 GPU here"),
-    (dict(num_gpus=1, available=0), "GPU 0 was asked for, but MXNet finds no GPUs here"),
-    (dict(gpus="a", available=1), "--gpus takes device numbers"),
-    (dict(gpus="0,0", available=1), "must name different devices"),
-    (dict(gpus="-1", available=1), "must name different devices"),
-    (dict(gpus="0", num_gpus=1, available=1), "either --gpus or --num-gpus"),
-])
-def test_errors(options, message):
-    with pytest.raises(UserError, match=message):
-        select_contexts(**options)

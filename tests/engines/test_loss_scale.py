@@ -6,7 +6,7 @@ import pytest
 from mxnet import autograd, gluon, nd
 
 from common.errors import UserError
-from training.loss_scale import LossScale
+from engines.loss_scale import LossScale
 
 
 class Product(gluon.nn.HybridBlock):

@@ -1,12 +1,13 @@
 """What a run makes of its options."""
 import json
 
-import mxnet as mx
 import pytest
 
+from common.arguments import Parser
 from common.errors import UserError
-from training.options import Parser, add_device_options, add_run_options
-from training.session import _check_precision, resolve_options
+from runs.config import resolve_options
+from runs.options import add_device_options, add_run_options
+from runs.train import check_precision
 
 
 def _parser():
@@ -43,6 +44,6 @@ def test_synchronised_normalisation_has_no_float16():
     options = _parser().parse_args(["--dtype", "float16"])
     options.norm_layer = "SyncBatchNorm"
     with pytest.raises(UserError, match="computes in float32 only"):
-        _check_precision(options, [mx.gpu(0)])
+        check_precision(options, ("gpu:0",))
     options.norm_layer = "BatchNorm"
-    _check_precision(options, [mx.gpu(0)])
+    check_precision(options, ("gpu:0",))

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from common.arguments import Parser
 from common.errors import UserError
-from training.options import Parser, add_run_options, add_training_options
+from runs.options import add_run_options, add_training_options
 
 
 def _parser():

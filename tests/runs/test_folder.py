@@ -5,7 +5,7 @@ import os
 import pytest
 
 from common.errors import FileError, UserError
-from training.run import Run
+from runs.folder import Run
 
 CONFIG = {"model": "resnet18", "act_type": None, "attention": None, "seed": 0,
           "logging_file": "train.log"}

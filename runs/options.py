@@ -1,256 +1,52 @@
-"""Command-line options that the training scripts share, and the JSON that may set them.
-
-Nothing here imports MXNet or NumPy: ``--help`` must answer at once. Names of units and
-networks are therefore checked later, against their registries.
-"""
+"""The options that scripts share, each declared once: with its help, and with its scope."""
 import argparse
-import math
-import os
-import struct
+from functools import cache, partial
 
-from common.errors import UserError
-from common.files import read_json
+from common.arguments import (
+    Parser,
+    Scope,
+    fraction,
+    milestones,
+    names,
+    natural,
+    non_negative,
+    positive_float,
+    positive_fraction,
+    positive_int,
+    precision,
+    seed,
+    threads,
+)
 
-__all__ = ["NOT_COMPUTING", "positive_int", "natural", "positive_float", "non_negative",
-           "fraction", "milestones", "names", "numbers", "Parser", "as_arguments",
-           "add_network_options", "add_cifar_network_options", "add_v1b_options", "datasets_help",
-           "add_cifar_data_options", "add_described_data_options", "add_image_options",
-           "add_training_options", "add_device_options", "add_worker_options", "add_run_options"]
-
-
-# Options that say how to run and where things are, not what to compute: a resumed run may
-# change them, and runs that differ in nothing else are the same.
-NOT_COMPUTING = frozenset((
-    "config", "name", "resume", "overwrite", "summary", "gpus", "num_gpus", "num_data_workers",
-    "log_interval", "save_period", "keep", "checkpoint_every", "data_dir", "data_url",
-    "save_dir", "log_dir", "save_plot_dir", "logging_file", "rec_train", "rec_train_idx",
-    "rec_val", "rec_val_idx", "kv_store", "join_timeout", "teacher_params"))
-
-
-# About one invocation: a file, which may be a stranger's, cannot ask for it.
-_NOT_IN_FILES = frozenset(("config", "resume", "overwrite", "summary", "help"))
+__all__ = ["add_cifar_data_options", "add_cifar_network_options", "add_described_data_options",
+           "add_device_options", "add_image_options", "add_network_options", "add_run_options",
+           "add_structure_option", "add_teacher_options", "add_training_options",
+           "add_v1b_options", "add_worker_options", "datasets_help", "scope_of"]
+_NETWORK = Scope.COMPUTES | Scope.NETWORK
 
 
-# ---- types: each names its range in the error -------------------------------------------
-
-_MOST = 2 ** 31 - 1    # what MXNet's integers hold
-
-
-def _refusal(text, wanted):
-    shown = text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
-    return argparse.ArgumentTypeError(f"must be {wanted}, not '{shown}'")
+def scope_of(name):
+    """The `Scope` of an option of the scripts that train; `Scope.COMPUTES` of others."""
+    return _scopes().get(name, Scope.COMPUTES)
 
 
-def _whole(text, least, wanted):
-    try:
-        value = int(text)
-    except ValueError:
-        value = None
-    if value is None or value < least:
-        raise _refusal(text, wanted)
-    if value > _MOST:
-        raise _refusal(text, f"{wanted}, up to {_MOST}")
-    return value
+@cache
+def _scopes():
+    parser = Parser(conflict_handler="resolve")
+    add_v1b_options(add_cifar_network_options(parser, model=None))
+    add_structure_option(parser)
+    add_cifar_data_options(parser, None, ())
+    add_image_options(parser)
+    add_teacher_options(add_training_options(parser))
+    add_worker_options(add_device_options(parser))
+    add_run_options(parser, save_period=0)
+    return parser.scopes()
 
-
-def _number(text, accepts, wanted):
-    """A float that is what it is in float32, too, as which the networks get it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    try:
-        rounded, = struct.unpack("<f", struct.pack("<f", value))
-    except OverflowError:
-        raise _refusal(text, f"{wanted}, within float32 (up to 3.4e38)") from None
-    if not math.isfinite(value) or not accepts(value):
-        raise _refusal(text, wanted)
-    if not accepts(rounded):
-        raise _refusal(text, f"{wanted} in float32, where it is {rounded:g}")
-    return value
-
-
-def positive_int(text):
-    """An integer of at least 1 that 32 bits hold with its sign."""
-    return _whole(text, 1, "a whole number of at least 1")
-
-
-def natural(text):
-    """An integer of at least 0 that 32 bits hold with its sign."""
-    return _whole(text, 0, "a whole number of at least 0")
-
-
-def whole_number(least, most):
-    """The type of integers from `least` to `most`."""
-    def convert(text):
-        value = _whole(text, least, f"a whole number from {least} to {most}")
-        if value > most:
-            raise _refusal(text, f"a whole number from {least} to {most}")
-        return value
-    return convert
-
-
-threads = whole_number(0, 1024)     # 0: the work is done by the thread that there is
-
-
-def seed(text):
-    """An integer that every random generator here accepts as a seed."""
-    return _whole(text, 0, "a whole number from 0")
-
-
-def numbers(text):
-    """Numbers of at least 0, separated by commas: '4,1,1,2,2'."""
-    return tuple(non_negative(part) for part in text.split(","))
-
-
-def positive_float(text):
-    """A number above 0."""
-    return _number(text, lambda v: v > 0, "a number above 0")
-
-
-def non_negative(text):
-    """A number of at least 0."""
-    return _number(text, lambda v: v >= 0, "a number of at least 0")
-
-
-def fraction(text):
-    """A number from 0 up to, but not including, 1."""
-    return _number(text, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
-
-
-def positive_fraction(text):
-    """A number above 0, up to 1."""
-    return _number(text, lambda v: 0 < v <= 1, "a number above 0, up to 1")
-
-
-def precision(text):
-    """float32 or float16; bfloat16 is refused with the reason."""
-    if text == "bfloat16":
-        raise argparse.ArgumentTypeError(
-            "cannot be bfloat16: MXNet 1.9 computes a few CPU operators in it and updates no "
-            "weights in it; use float32, or float16 on a GPU")
-    if text not in ("float32", "float16"):
-        raise argparse.ArgumentTypeError(f"must be float32 or float16, not '{text}'")
-    return text
-
-
-def milestones(text):
-    """Increasing epochs, separated by commas: '300,350'."""
-    try:
-        epochs = tuple(int(part) for part in str(text).split(",") if part.strip())
-    except ValueError:
-        epochs = (0,)
-    if (any(not 1 <= epoch <= _MOST for epoch in epochs)
-            or list(epochs) != sorted(set(epochs))):
-        raise _refusal(text, "increasing epochs such as 300,350")
-    return epochs
-
-
-def names(text):
-    """Names separated by commas: 'block,classifier'."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise argparse.ArgumentTypeError(f"must be names separated by commas, not '{text}'")
-    return parts
-
-
-# ---- the parser ----------------------------------------------------------------------------
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Adds the default to an option's help, where there is one and the help is silent on it."""
-
-    def _get_help_string(self, action):
-        silent = action.default in (None, False, argparse.SUPPRESS)
-        if silent or "default:" in action.help:
-            return action.help
-        return f"{action.help} (default: %(default)s)"
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and that takes defaults from JSON."""
-
-    def __init__(self, **kwargs):
-        super().__init__(formatter_class=_HelpFormatter,
-                         allow_abbrev=False, **kwargs)
-
-    def error(self, message):
-        raise UserError(f"{message} (see --help)")
-
-    def _get_value(self, action, arg_string):
-        try:
-            possible = "\0" not in arg_string and os.fsencode(arg_string) is not None
-        except UnicodeEncodeError:
-            possible = False
-        if not possible:
-            raise argparse.ArgumentError(action, f"no name or number has the characters of "
-                                                 f"{arg_string!a}")
-        return super()._get_value(action, arg_string)
-
-    def load_config(self, path):
-        """Take the defaults of options from a JSON file: a run's config.json is such a file.
-
-        Raises
-        ------
-        UserError
-            If the file cannot be read, names an unknown option or holds an unfit value.
-        """
-        config = read_json(path, "--config")
-        actions = {action.dest: action for action in self._actions
-                   if action.dest != argparse.SUPPRESS}
-        unknown = [key for key in config if key.replace("-", "_") not in actions]
-        if unknown:
-            raise UserError(f"{path} sets unknown options: {', '.join(sorted(unknown))}")
-        refused = [key for key in config if key.replace("-", "_") in _NOT_IN_FILES]
-        if refused:
-            raise UserError(f"{path} sets {', '.join(sorted(refused))}, which can only be given "
-                            "on the command line")
-        self.set_defaults(**{
-            key.replace("-", "_"): self._checked(actions[key.replace("-", "_")], value, path)
-            for key, value in config.items()})
-
-    def _checked(self, action, value, path):
-        """`value` as the command line would have it."""
-        if value is None:
-            return None
-        flag = action.option_strings[0]
-        if action.nargs == 0:
-            if not isinstance(value, bool):
-                raise UserError(f"{path}: {flag} must be true or false, not {value!r}")
-            return value
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        if isinstance(value, (bool, dict)):
-            raise UserError(f"{path}: {flag} cannot be {value!r}")
-        try:
-            value = self._get_value(action, text)
-            self._check_value(action, value)
-        except argparse.ArgumentError as error:
-            raise UserError(f"{path}: {error}") from None
-        return value
-
-
-def as_arguments(options):
-    """Options as they are typed.
-
-    >>> as_arguments({"use_relu": False, "last_gamma": True, "attention_at": ["block"]})
-    ['--no-use-relu', '--last-gamma', '--attention-at', 'block']
-    """
-    arguments = []
-    for name, value in options.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            many = isinstance(value, (list, tuple))
-            arguments += [f"--{flag}", ",".join(map(str, value)) if many else str(value)]
-    return arguments
-
-
-# ---- groups -----------------------------------------------------------------------------------
 
 def add_network_options(parser, model, act_layers_help):
     """The network and what fills its slots."""
     group = parser.add_argument_group("network")
-    add = group.add_argument
+    add = partial(group.add_argument, scope=_NETWORK)
     add("--model", default=model, metavar="NAME", help="network")
     add("--act-type", metavar="NAME",
         help="unit of the activation slots: relu, prelu, elu, selu, gelu, swish, mish, xUnit, "
@@ -288,7 +84,7 @@ def add_cifar_network_options(parser, model):
     group = add_network_options(
         parser, model, act_layers_help="how many positions get the unit: of three stages and the "
                                        "head, or of four stages (default: all)")
-    add = group.add_argument
+    add = partial(group.add_argument, scope=_NETWORK)
     add("--blocks", type=positive_int, metavar="B",
         help="the paper's b: residual blocks per stage of resnet_v2_cifar (default: 3)")
     add("--attention-at", type=names, metavar="SLOT,SLOT",
@@ -302,9 +98,16 @@ def add_cifar_network_options(parser, model):
     return group
 
 
+def add_structure_option(group):
+    """What search_attention.py has found."""
+    group.add_argument("--structure", scope=_NETWORK | Scope.MACHINE, metavar="FILE.json",
+                       help="the attention of each block, as search_attention.py found it "
+                            "(structure.json)")
+
+
 def add_v1b_options(group):
     """The options that only the ImageNet networks have, for a group of network options."""
-    add = group.add_argument
+    add = partial(group.add_argument, scope=_NETWORK)
     add("--norm-layer", metavar="NAME",
         help="normalisation of the ImageNet networks: BatchNorm, SyncBatchNorm, GroupNorm "
              "(default: BatchNorm)")
@@ -332,14 +135,14 @@ def add_cifar_data_options(parser, dataset, known):
     group = parser.add_argument_group("data")
     add = group.add_argument
     add("--dataset", default=dataset, metavar="NAME", help=datasets_help(known))
-    add("--data-dir", metavar="DIR",
+    add("--data-dir", scope=Scope.MACHINE, metavar="DIR",
         help="folder of the official binary files (default: ~/.mxnet/datasets/<dataset>)")
     _add_data_url(add)
     add("--limit-train", type=positive_int, metavar="N",
         help="use only the first N training images")
     add("--padding", choices=("black", "mean", "reflect"), default="black",
         help="what surrounds an image before it is cropped; black is the paper's")
-    add("-j", "--num-data-workers", type=threads, default=4, metavar="N",
+    add("-j", "--num-data-workers", scope=Scope.MACHINE, type=threads, default=4, metavar="N",
         help="batches prepared ahead in the background (0: none)")
     return group
 
@@ -359,7 +162,7 @@ def add_described_data_options(parser, known, description=None):
     add = group.add_argument
     add("--dataset", metavar="NAME",
         help=f"{datasets_help(known)}; or imagenet for data like it (default: the described one)")
-    add("--data-dir", metavar="DIR",
+    add("--data-dir", scope=Scope.MACHINE, metavar="DIR",
         help="folder of the official binary files, or of val/<class>/ (default: "
              "~/.mxnet/datasets/<dataset>)")
     _add_data_url(add)
@@ -373,7 +176,7 @@ def datasets_help(known):
 
 
 def _add_data_url(add):
-    add("--data-url", metavar="URL[#md5=SUM]",
+    add("--data-url", scope=Scope.MACHINE, metavar="URL[#md5=SUM]",
         help="download the archive from here if the files are missing")
 
 
@@ -384,12 +187,13 @@ def add_image_options(parser, train=True):
     if train:
         add("--dataset", default="imagenet", metavar="NAME",
             help="what the data are called in names of runs and in descriptions")
-        add("--data-dir", default="~/.mxnet/datasets/imagenet", metavar="DIR",
+        add("--data-dir", scope=Scope.MACHINE, default="~/.mxnet/datasets/imagenet", metavar="DIR",
             help="folder with train/<class>/ and val/<class>/, without --use-rec")
         _add_records(add, "train", "training")
     _add_records(add, "val", "validation")
     add("--use-rec", action="store_true", help="read RecordIO files, not folders")
-    add("-j", "--num-data-workers", "--num-workers", type=threads, default=4, metavar="N",
+    add("-j", "--num-data-workers", "--num-workers", scope=Scope.MACHINE,
+        type=threads, default=4, metavar="N",
         help="threads that decode images")
     add("--input-size", type=positive_int, default=224 if train else None, metavar="PX",
         help="side of the crops in pixels" + ("" if train else
@@ -400,9 +204,10 @@ def add_image_options(parser, train=True):
 
 
 def _add_records(add, which, what):
-    add(f"--rec-{which}", default=f"~/.mxnet/datasets/imagenet/rec/{which}.rec",
+    add(f"--rec-{which}", scope=Scope.MACHINE,
+        default=f"~/.mxnet/datasets/imagenet/rec/{which}.rec",
         metavar="FILE.rec", help=f"{what} images")
-    add(f"--rec-{which}-idx", metavar="FILE.idx",
+    add(f"--rec-{which}-idx", scope=Scope.MACHINE, metavar="FILE.idx",
         help=f"index of --rec-{which} (default: the file beside it)")
 
 
@@ -455,12 +260,26 @@ def add_training_options(parser, **defaults):
     return group
 
 
+def add_teacher_options(group):
+    """Another network to learn from, for the group of training options."""
+    add = group.add_argument
+    add("--teacher", metavar="NAME",
+        help="learn from this network, too: one of this project or of GluonCV")
+    add("--teacher-params", scope=Scope.MACHINE, metavar="FILE",
+        help="the teacher's parameters (default: GluonCV's released ones)")
+    add("--temperature", type=positive_float, default=20.0, metavar="T",
+        help="divides the logits of both networks")
+    add("--hard-weight", type=fraction, default=0.5, metavar="W",
+        help="share of the true labels in the loss")
+
+
 def add_device_options(parser):
     """Where and in what precision to compute."""
     group = parser.add_argument_group("device")
     add = group.add_argument
-    add("--gpus", metavar="I,J", help="GPUs to use, by number ('' for the CPU)")
-    add("--num-gpus", type=natural, metavar="N",
+    add("--gpus", scope=Scope.MACHINE,
+        metavar="I,J", help="GPUs to use, by number ('' for the CPU)")
+    add("--num-gpus", scope=Scope.HOW, type=natural, metavar="N",
         help="use the first N GPUs, 0 for the CPU (default: one GPU where there is one)")
     add("--dtype", type=precision, default="float32", metavar="float32|float16",
         help="precision of network and data; float16 needs a GPU")
@@ -472,11 +291,12 @@ def add_device_options(parser):
 def add_worker_options(group):
     """How devices and workers share gradients, for the group of device options."""
     add = group.add_argument
-    add("--kv-store", choices=("local", "device", "nccl", "dist_sync", "dist_device_sync"),
+    add("--kv-store", scope=Scope.HOW,
+        choices=("local", "device", "nccl", "dist_sync", "dist_device_sync"),
         default="device",
         help="how devices and workers add up gradients; dist_sync and dist_device_sync are for "
              "the workers that python -m machines.launch starts")
-    add("--join-timeout", type=positive_float, default=60.0, metavar="S",
+    add("--join-timeout", scope=Scope.HOW, type=positive_float, default=60.0, metavar="S",
         help="seconds that those wait for one another at the start")
 
 
@@ -484,29 +304,36 @@ def add_run_options(parser, save_period=None):
     """Folders, saving and resuming; without `save_period`, nothing about params files."""
     group = parser.add_argument_group("run")
     add = group.add_argument
-    add("--config", metavar="FILE.json",
+    add("--config", scope=Scope.INVOCATION, metavar="FILE.json",
         help="take options from a JSON file, such as a run's config.json")
-    add("--name", help="name of the run and its folders (default: made from the options)")
-    add("--save-dir", default="params", metavar="DIR", help="where params/<run> goes")
-    add("--log-dir", default="logs", metavar="DIR", help="where logs/<run> goes")
-    add("--logging-file", default="train.log", metavar="FILE",
+    add("--name", scope=Scope.HOW,
+        help="name of the run and its folders (default: made from the options)")
+    add("--save-dir", scope=Scope.MACHINE,
+        default="params", metavar="DIR", help="where params/<run> goes")
+    add("--log-dir", scope=Scope.MACHINE,
+        default="logs", metavar="DIR", help="where logs/<run> goes")
+    add("--logging-file", scope=Scope.HOW, default="train.log", metavar="FILE",
         help="name of the log in the run's folder")
-    add("--save-plot-dir", metavar="DIR", help="where curves.png goes (default: beside the log)")
+    add("--save-plot-dir", scope=Scope.MACHINE,
+        metavar="DIR", help="where curves.png goes (default: beside the log)")
     if save_period is not None:
-        add("--save-period", type=natural, default=save_period, metavar="N",
+        add("--save-period", scope=Scope.HOW, type=natural, default=save_period, metavar="N",
             help="keep the params of every N-th epoch (0: only last and best)")
-        add("--keep", type=natural, default=0, metavar="N",
+        add("--keep", scope=Scope.HOW, type=natural, default=0, metavar="N",
             help="how many of those to keep (0: all)")
-    add("--checkpoint-every", type=natural, default=0, metavar="STEPS",
+    add("--checkpoint-every", scope=Scope.HOW, type=natural, default=0, metavar="STEPS",
         help="also save within an epoch, every so many steps (0: at its end only)")
-    add("--resume", nargs="?", const="auto", metavar="auto|PATH",
+    add("--resume", scope=Scope.INVOCATION, nargs="?", const="auto", metavar="auto|PATH",
         help="go on where the run was left: auto finds it by its name and starts it if there "
              "is none; PATH is a run's folder")
     if save_period is not None:
-        add("--resume-from", "--resume-params", metavar="FILE.params",
+        add("--resume-from", "--resume-params", scope=Scope.COMPUTES | Scope.MACHINE,
+            metavar="FILE.params",
             help="start a new run from these weights")
-    add("--overwrite", action="store_true", help="delete an earlier run of the same name first")
-    add("--summary", action="store_true", help="print the network's layers, then train")
-    add("--log-interval", type=positive_int, default=20, metavar="STEPS",
+    add("--overwrite", scope=Scope.INVOCATION,
+        action="store_true", help="delete an earlier run of the same name first")
+    add("--summary", scope=Scope.INVOCATION,
+        action="store_true", help="print the network's layers, then train")
+    add("--log-interval", scope=Scope.HOW, type=positive_int, default=20, metavar="STEPS",
         help="steps between updates of the progress bar")
     return group

@@ -1,11 +1,11 @@
-"""Threads and devices."""
+"""Threads of MXNet and of OpenMP: how many, and what the environment may say of them."""
 import math
 import os
 from pathlib import Path
 
-from common.errors import UserError
+from .errors import UserError
 
-__all__ = ["physical_cores", "set_threads", "select_contexts"]
+__all__ = ["physical_cores", "set_threads"]
 
 _CPU_FOLDER = Path("/sys/devices/system/cpu")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -111,55 +111,3 @@ def set_threads(environ=os.environ, takes_part=False):
                         ("OMP_NUM_THREADS", str(physical_cores()))):
         environ[name] = environ.get(name) or value    # an empty one says nothing
     return environ["OMP_NUM_THREADS"]
-
-
-def _parse_gpus(gpus):
-    try:
-        indices = [int(part) for part in gpus.split(",") if part.strip()]
-    except ValueError:
-        raise UserError(f"--gpus takes device numbers such as 0 or 0,1, not '{gpus}'") from None
-    if len(set(indices)) != len(indices) or min(indices, default=0) < 0:
-        raise UserError(f"--gpus must name different devices, numbered from 0: '{gpus}'")
-    return indices
-
-
-def select_contexts(gpus=None, num_gpus=None, available=None):
-    """The MXNet contexts to train on.
-
-    Parameters
-    ----------
-    gpus : str, optional
-        Device numbers, "0,1". An empty string means the CPU.
-    num_gpus : int, optional
-        The first so many devices; 0 means the CPU.
-    available : int, optional
-        Number of GPUs; asked of MXNet if not given.
-
-    Returns
-    -------
-    list of mxnet.Context
-        With neither option: the first GPU where there is one, else the CPU.
-
-    Raises
-    ------
-    UserError
-        If a device is asked for that does not exist, or both options are given.
-    """
-    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-    import mxnet as mx
-
-    if gpus is not None and num_gpus is not None:
-        raise UserError("give either --gpus or --num-gpus, not both")
-    available = mx.context.num_gpus() if available is None else available
-    if gpus is not None:
-        indices = _parse_gpus(gpus)
-    elif num_gpus is not None:
-        indices = list(range(num_gpus))
-    else:
-        indices = list(range(min(available, 1)))
-    missing = [index for index in indices if index >= available]
-    if missing:
-        raise UserError(f"GPU {missing[0]} was asked for, but MXNet finds {available or 'no'} "
-                        f"GPU{'' if available == 1 else 's'} here; use --num-gpus "
-                        f"{available} or less (0 trains on the CPU)")
-    return [mx.gpu(index) for index in indices] or [mx.cpu()]

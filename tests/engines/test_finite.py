@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from mxnet import nd
 
-from training.finite import all_finite
+from engines.finite import all_finite
 
 
 @pytest.mark.parametrize("count", [1, 99, 250, 700])

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from mxnet import autograd
 
+from engines.input_statistics import keep_input_statistics
 from graph.fast_cpu import hybridize
 from model import get_model
 from tests.model import units
-from training.input_statistics import keep_input_statistics
 
 
 def _network():

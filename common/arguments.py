@@ -1,0 +1,265 @@
+"""Command-line options: their types, what they are about, and the JSON that may set them.
+
+Nothing here imports MXNet or NumPy: ``--help`` must answer at once. Names of units and
+networks are therefore checked later, against their registries.
+"""
+import argparse
+import enum
+import math
+import os
+import struct
+
+from .errors import UserError
+from .files import read_json
+
+__all__ = ["Parser", "Scope", "as_arguments", "fraction", "milestones", "names", "natural",
+           "non_negative", "numbers", "positive_float", "positive_fraction", "positive_int",
+           "precision", "seed", "threads", "whole_number"]
+
+
+class Scope(enum.Flag):
+    """What an option is about; one that is about nothing else says how to run."""
+
+    HOW = 0
+    COMPUTES = 1        # what is computed: runs that differ in it are different
+    MACHINE = 2         # where things are: each of several machines may have it its own way
+    INVOCATION = 4      # one call of a script: no file can ask for it
+    NETWORK = 8         # which network is computed: its description says it, too
+
+
+# ---- types: each names its range in the error -------------------------------------------
+
+_MOST = 2 ** 31 - 1    # what MXNet's integers hold
+
+
+def _refusal(text, wanted):
+    shown = text if len(text) <= 40 else f"{text[:20]}... ({len(text)} characters)"
+    return argparse.ArgumentTypeError(f"must be {wanted}, not '{shown}'")
+
+
+def _whole(text, least, wanted):
+    try:
+        value = int(text)
+    except ValueError:
+        value = None
+    if value is None or value < least:
+        raise _refusal(text, wanted)
+    if value > _MOST:
+        raise _refusal(text, f"{wanted}, up to {_MOST}")
+    return value
+
+
+def _number(text, accepts, wanted):
+    """A float that is what it is in float32, too, as which the networks get it."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    try:
+        rounded, = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        raise _refusal(text, f"{wanted}, within float32 (up to 3.4e38)") from None
+    if not math.isfinite(value) or not accepts(value):
+        raise _refusal(text, wanted)
+    if not accepts(rounded):
+        raise _refusal(text, f"{wanted} in float32, where it is {rounded:g}")
+    return value
+
+
+def positive_int(text):
+    """An integer of at least 1 that 32 bits hold with its sign."""
+    return _whole(text, 1, "a whole number of at least 1")
+
+
+def natural(text):
+    """An integer of at least 0 that 32 bits hold with its sign."""
+    return _whole(text, 0, "a whole number of at least 0")
+
+
+def whole_number(least, most):
+    """The type of integers from `least` to `most`."""
+    def convert(text):
+        value = _whole(text, least, f"a whole number from {least} to {most}")
+        if value > most:
+            raise _refusal(text, f"a whole number from {least} to {most}")
+        return value
+    return convert
+
+
+threads = whole_number(0, 1024)     # 0: the work is done by the thread that there is
+
+
+def seed(text):
+    """An integer that every random generator here accepts as a seed."""
+    return _whole(text, 0, "a whole number from 0")
+
+
+def numbers(text):
+    """Numbers of at least 0, separated by commas: '4,1,1,2,2'."""
+    return tuple(non_negative(part) for part in text.split(","))
+
+
+def positive_float(text):
+    """A number above 0."""
+    return _number(text, lambda v: v > 0, "a number above 0")
+
+
+def non_negative(text):
+    """A number of at least 0."""
+    return _number(text, lambda v: v >= 0, "a number of at least 0")
+
+
+def fraction(text):
+    """A number from 0 up to, but not including, 1."""
+    return _number(text, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
+
+
+def positive_fraction(text):
+    """A number above 0, up to 1."""
+    return _number(text, lambda v: 0 < v <= 1, "a number above 0, up to 1")
+
+
+def precision(text):
+    """float32 or float16; bfloat16 is refused with the reason."""
+    if text == "bfloat16":
+        raise argparse.ArgumentTypeError(
+            "cannot be bfloat16: MXNet 1.9 computes a few CPU operators in it and updates no "
+            "weights in it; use float32, or float16 on a GPU")
+    if text not in ("float32", "float16"):
+        raise argparse.ArgumentTypeError(f"must be float32 or float16, not '{text}'")
+    return text
+
+
+def milestones(text):
+    """Increasing epochs, separated by commas: '300,350'."""
+    try:
+        epochs = tuple(int(part) for part in str(text).split(",") if part.strip())
+    except ValueError:
+        epochs = (0,)
+    if (any(not 1 <= epoch <= _MOST for epoch in epochs)
+            or list(epochs) != sorted(set(epochs))):
+        raise _refusal(text, "increasing epochs such as 300,350")
+    return epochs
+
+
+def names(text):
+    """Names separated by commas: 'block,classifier'."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"must be names separated by commas, not '{text}'")
+    return parts
+
+
+# ---- the parser ----------------------------------------------------------------------------
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Adds the default to an option's help, where there is one and the help is silent on it."""
+
+    def _get_help_string(self, action):
+        silent = action.default in (None, False, argparse.SUPPRESS)
+        if silent or "default:" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+class _Scoped:
+    """Options are declared with their `Scope`."""
+
+    def add_argument(self, *flags, scope=Scope.COMPUTES, **options):
+        action = super().add_argument(*flags, **options)
+        action.scope = scope
+        return action
+
+
+class _Group(_Scoped, argparse._ArgumentGroup):
+    pass
+
+
+class Parser(_Scoped, argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, and that takes defaults from JSON."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=_HelpFormatter, add_help=False,
+                         allow_abbrev=False, **kwargs)
+        self.add_argument("-h", "--help", action="help", help="show this and exit",
+                          scope=Scope.INVOCATION)
+
+    def add_argument_group(self, *arguments, **options):
+        self._action_groups.append(_Group(self, *arguments, **options))
+        return self._action_groups[-1]
+
+    def scopes(self):
+        """Name of each option -> its `Scope`."""
+        return {action.dest: action.scope for action in self._actions}
+
+    def error(self, message):
+        raise UserError(f"{message} (see --help)")
+
+    def _get_value(self, action, arg_string):
+        try:
+            possible = "\0" not in arg_string and os.fsencode(arg_string) is not None
+        except UnicodeEncodeError:
+            possible = False
+        if not possible:
+            raise argparse.ArgumentError(action, f"no name or number has the characters of "
+                                                 f"{arg_string!a}")
+        return super()._get_value(action, arg_string)
+
+    def load_config(self, path):
+        """Take the defaults of options from a JSON file: a run's config.json is such a file.
+
+        Raises
+        ------
+        UserError
+            If the file cannot be read, names an unknown option or holds an unfit value.
+        """
+        config = read_json(path, "--config")
+        actions = {action.dest: action for action in self._actions
+                   if action.dest != argparse.SUPPRESS}
+        unknown = [key for key in config if key.replace("-", "_") not in actions]
+        if unknown:
+            raise UserError(f"{path} sets unknown options: {', '.join(sorted(unknown))}")
+        refused = [key for key in config
+                   if actions[key.replace("-", "_")].scope & Scope.INVOCATION]
+        if refused:
+            raise UserError(f"{path} sets {', '.join(sorted(refused))}, which can only be given "
+                            "on the command line")
+        self.set_defaults(**{
+            key.replace("-", "_"): self._checked(actions[key.replace("-", "_")], value, path)
+            for key, value in config.items()})
+
+    def _checked(self, action, value, path):
+        """`value` as the command line would have it."""
+        if value is None:
+            return None
+        flag = action.option_strings[0]
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise UserError(f"{path}: {flag} must be true or false, not {value!r}")
+            return value
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        if isinstance(value, (bool, dict)):
+            raise UserError(f"{path}: {flag} cannot be {value!r}")
+        try:
+            value = self._get_value(action, text)
+            self._check_value(action, value)
+        except argparse.ArgumentError as error:
+            raise UserError(f"{path}: {error}") from None
+        return value
+
+
+def as_arguments(options):
+    """Options as they are typed.
+
+    >>> as_arguments({"use_relu": False, "last_gamma": True, "attention_at": ["block"]})
+    ['--no-use-relu', '--last-gamma', '--attention-at', 'block']
+    """
+    arguments = []
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            many = isinstance(value, (list, tuple))
+            arguments += [f"--{flag}", ",".join(map(str, value)) if many else str(value)]
+    return arguments

@@ -1,0 +1,1 @@
+"""What computes: MXNet through Gluon. One interface (`engines.interface`), NumPy in, NumPy out."""

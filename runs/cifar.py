@@ -1,0 +1,40 @@
+"""Training on small images: data sets that fit into memory, as a `runs.train.Job`."""
+from data import get_dataset
+from data.batches import Batches
+
+from .describe import describe
+from .train import Data, Job
+
+__all__ = ["CifarTraining", "open_cifar", "training_batches"]
+
+
+class CifarTraining(Job):
+    """The paper's recipe: 400 epochs, the rate divided at 300 and 350."""
+
+    def __init__(self):
+        super().__init__(milestones=(300, 350), epochs=400)
+
+    def describe(self, options):
+        """See `runs.describe.describe`."""
+        return describe(options)
+
+    def open_data(self, options, batch_size, shard):
+        """See `open_cifar`."""
+        return open_cifar(options, batch_size, shard)
+
+
+def open_cifar(options, batch_size, shard):
+    """The data set that the options name, as `runs.train.Data`."""
+    dataset = get_dataset(options.dataset, options.data_dir, options.data_url,
+                          options.limit_train, getattr(options, "val_split", 0), options.seed)
+    train = training_batches(options, dataset, dataset.train, batch_size, shard, options.seed)
+    val, test = (Batches(images, batch_size, shard=shard, train=False,
+                         prefetch=options.num_data_workers)
+                 for images in (dataset.val, dataset.test))
+    return Data(dataset, train, val, test)
+
+
+def training_batches(options, dataset, images, batch_size, shard, seed):
+    """Batches of training images of a data set, shuffled and augmented as the options say."""
+    return Batches(images, batch_size, shard=shard, seed=seed, padding=options.padding,
+                   mean=dataset.mean, prefetch=options.num_data_workers)

@@ -1,0 +1,137 @@
+"""A run's options: of the command line, of a file, of the run that is resumed, of worker 0."""
+import argparse
+import os
+from pathlib import Path
+
+from common.arguments import Scope
+from common.errors import UserError
+from common.files import read_json, write_json
+from machines.client import get_client
+
+from .folder import Run
+from .options import scope_of
+
+__all__ = ["agreed_options", "open_run", "resolve_options", "write_config"]
+
+
+def resolve_options(parser, argv):
+    """Options of the command line over those of --config, or of the run that is resumed."""
+    typed = options = parser.parse_args(argv)
+    if options.config:
+        parser.load_config(options.config)
+        options = _one_choice(typed, parser.parse_args(argv))
+    stored = _stored_config(options)
+    if stored is None:
+        return options
+    parser.load_config(stored)
+    merged = _one_choice(typed, parser.parse_args(argv))
+    name = options.name or stored.parent.name
+    if Path(merged.log_dir).resolve() != stored.parent.parent.resolve():
+        raise UserError(f"{stored.parent} was begun with --log-dir {merged.log_dir} in another "
+                        "folder: go on from there, so that all its files are found")
+    return argparse.Namespace(**{**vars(merged), "name": name})
+
+
+def _one_choice(typed, options):
+    """The devices that were typed replace those of a file, which may say it the other way."""
+    values = vars(options)
+    for one, other in (("gpus", "num_gpus"), ("num_gpus", "gpus")):
+        if getattr(typed, one) is not None and getattr(typed, other) is None:
+            values = {**values, other: None}
+    return argparse.Namespace(**values)
+
+
+def _stored_config(options):
+    """config.json of the run that --resume names, if there is one yet."""
+    if not options.resume:
+        return None
+    if options.resume == "auto":
+        path = Path(options.log_dir) / options.name / "config.json" if options.name else None
+        return path if path and os.path.isfile(path) else None
+    name = Path(options.resume).resolve().name
+    candidates = [Path(options.resume), Path(options.log_dir) / name]
+    for folder in candidates:
+        if os.path.isfile(folder / "config.json"):
+            return folder / "config.json"
+    raise UserError(f"--resume {options.resume}: no run is there (no config.json in "
+                    f"{' or '.join(map(str, candidates))})")
+
+
+def agreed_options(parser, argv):
+    """The options that all workers of a run share: those of worker 0.
+
+    What may differ from machine to machine is a worker's own, if it was given.
+
+    Raises
+    ------
+    UserError
+        If a worker was started with other options, or one of the options is wrong.
+    """
+    client = get_client()
+    if client is None:
+        return resolve_options(parser, argv)
+    own = vars(parser.parse_args(argv))
+    given = client.gather(own)
+    if client.rank == 0:
+        _check_same(given)
+        options = resolve_options(parser, argv)
+        client.gather(vars(options))
+        return options
+    options = client.gather(None)[0]
+    return argparse.Namespace(**{**options, **{
+        name: value for name, value in own.items()
+        if scope_of(name) & Scope.MACHINE and value != parser.get_default(name)}})
+
+
+def _check_same(given):
+    """Raise UserError unless all workers were started alike."""
+    for rank, options in enumerate(given):
+        for name, value in sorted(options.items()):
+            if not scope_of(name) & Scope.MACHINE and value != given[0].get(name):
+                raise UserError(
+                    f"worker {rank} was started with another --{name.replace('_', '-')} than "
+                    f"worker 0: {value}, not {given[0].get(name)}; start all processes with the "
+                    "same options")
+
+
+def open_run(options, name):
+    """The run's folders, if they are free or meant.
+
+    Raises
+    ------
+    UserError
+        If a run of that name is there and neither --resume nor --overwrite was given, or both
+        were, it is to be resumed with other options, or another process works on it.
+    """
+    if options.resume and options.overwrite:
+        raise UserError("--resume keeps an earlier run and --overwrite deletes it: choose one")
+    run = Run(name, options.save_dir, options.log_dir, options.logging_file,
+              options.save_plot_dir)
+    run.check_owned()
+    run.lock()
+    if run.exists() and not (options.resume or options.overwrite):
+        raise UserError(f"a run named {run.name} is there already ({run.logs}): go on with "
+                        "--resume, replace it with --overwrite, or choose another --name")
+    if options.resume and os.path.lexists(run.config):
+        _check_goes_on(options, read_json(run.config))
+    return run
+
+
+def _check_goes_on(options, stored):
+    """Raise UserError unless the options compute what the stored ones do."""
+    for name in sorted(stored):
+        value = getattr(options, name, None)
+        value = list(value) if isinstance(value, tuple) else value
+        if scope_of(name) & Scope.COMPUTES and value != stored[name]:
+            raise UserError(f"a resumed run goes on as it began: --{name.replace('_', '-')} was "
+                            f"{stored[name]}; drop the option, or start a new run with another "
+                            "--name")
+
+
+def write_config(run, options):
+    """Write the options into config.json, for --config and --resume."""
+    try:
+        write_json(run.config, {**{name: value for name, value in vars(options).items()
+                                   if not scope_of(name) & Scope.INVOCATION}, "name": run.name})
+    except OSError as error:
+        raise UserError(f"cannot write {run.config}: {error.strerror}") from None
