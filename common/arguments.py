@@ -14,7 +14,7 @@ from .files import read_json
 
 __all__ = ["Parser", "Scope", "as_arguments", "fraction", "milestones", "names", "natural",
            "non_negative", "numbers", "positive_float", "positive_fraction", "positive_int",
-           "precision", "seed", "threads", "whole_number"]
+           "precision", "replaced", "seed", "threads", "whole_number"]
 
 
 class Scope(enum.Flag):
@@ -246,6 +246,11 @@ class Parser(_Scoped, argparse.ArgumentParser):
         except argparse.ArgumentError as error:
             raise UserError(f"{path}: {error}") from None
         return value
+
+
+def replaced(options, **values):
+    """Options of which some have other values; `options` stay as they are."""
+    return argparse.Namespace(**{**vars(options), **values})
 
 
 def as_arguments(options):

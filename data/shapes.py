@@ -14,7 +14,7 @@ first N images do not depend on how many follow. In the CIFAR-10 format, for oth
 import argparse
 from pathlib import Path
 
-from common.errors import UserError, run_script
+from common.errors import DataError, UserError, run_script
 from common.files import home_path, replacing
 from common.screen import printable
 from data.dataset import Dataset, ImageSet, register_dataset
@@ -39,7 +39,7 @@ _MOST_IMAGES = 1_000_000     # the largest file then has less than what readers 
 def load_shapes(data_dir=None, data_url=None, log=print):
     """The data set; it is drawn, so it takes neither a folder nor a URL."""
     if data_dir is not None or data_url is not None:
-        raise ValueError("the data set 'shapes' is drawn from a seed: it reads no files, so "
+        raise DataError("the data set 'shapes' is drawn from a seed: it reads no files, so "
                          "it takes no data folder and no URL")
     train, test = draw_split("train", TRAIN_IMAGES), draw_split("test", TEST_IMAGES)
     return Dataset(name="shapes", title="shapes", class_names=list(CLASS_NAMES), mean=MEAN,
@@ -69,7 +69,7 @@ def draw_split(split, count, seed=0):
     from data.streams import bit_stream
 
     if count < 1:
-        raise ValueError(f"count is {count}; it must be at least 1")
+        raise DataError(f"count is {count}; it must be at least 1")
     classes = len(CLASS_NAMES)
     blocks = -(-count // classes)
     keys = bit_stream(seed, f"shapes {split} labels").random_raw(blocks * classes)

@@ -158,7 +158,7 @@ def prepare(cells, argv, folder):
         If an option is wrong, or a run of that name is there that was made with others.
     """
     from runs.describe import describe
-    from train_cifar import make_parser
+    from runs.options import make_cifar_parser as make_parser
 
     set_here = _set_by(make_parser(), argv)
     for cell in cells:

@@ -17,11 +17,14 @@ from common.arguments import (
     seed,
     threads,
 )
+from data import list_datasets
 
 __all__ = ["add_cifar_data_options", "add_cifar_network_options", "add_described_data_options",
            "add_device_options", "add_image_options", "add_network_options", "add_run_options",
            "add_structure_option", "add_teacher_options", "add_training_options",
-           "add_v1b_options", "add_worker_options", "datasets_help", "scope_of"]
+           "add_v1b_options", "add_worker_options", "datasets_help", "make_cifar_parser",
+           "scope_of"]
+
 _NETWORK = Scope.COMPUTES | Scope.NETWORK
 
 
@@ -337,3 +340,17 @@ def add_run_options(parser, save_period=None):
     add("--log-interval", scope=Scope.HOW, type=positive_int, default=20, metavar="STEPS",
         help="steps between updates of the progress bar")
     return group
+
+
+def make_cifar_parser():
+    """The parser of train_cifar.py, which grids use, too."""
+    parser = Parser(prog="train_cifar.py", description="Train one network on CIFAR-10, CIFAR-100 "
+                                                       "or the built-in data set of shapes.")
+    add_structure_option(add_cifar_network_options(parser, model="resnet_v2_cifar"))
+    add_cifar_data_options(parser, "cifar10", list_datasets()).add_argument(
+        "--val-split", type=natural, default=0, metavar="N",
+        help="hold out N training images and select on them, not on the test set")
+    add_training_options(parser, num_epochs=400, batch_size=128, lr=0.2)
+    add_worker_options(add_device_options(parser))
+    add_run_options(parser, save_period=0)
+    return parser

@@ -7,23 +7,24 @@ import evaluate
 from common.errors import UserError
 from data.imagenet import validation_batches
 from data.packing import pack
+from runs import evaluation
 from tests import scripts
 from tests.data.photo_files import write_tree
 
-_ROW = dict.fromkeys(evaluate._COLUMNS, 1)
+_ROW = dict.fromkeys(evaluation._COLUMNS, 1)
 
 
 def test_rows_are_appended_to_a_table(tmp_path):
     path = tmp_path / "a.csv"
-    evaluate.append_row(path, _ROW)
-    evaluate.append_row(path, {**_ROW, "params": "a, b"})
+    evaluation.append_row(path, _ROW)
+    evaluation.append_row(path, {**_ROW, "params": "a, b"})
     lines = path.read_text().splitlines()
-    assert lines[0] == ",".join(evaluate._COLUMNS) and len(lines) == 3
+    assert lines[0] == ",".join(evaluation._COLUMNS) and len(lines) == 3
     assert lines[2].startswith('"a, b",1,')
 
 
 def test_a_file_s_name_is_no_formula(tmp_path):
-    evaluate.append_row(tmp_path / "a.csv", {**_ROW, "params": "=1+1.params", "top1_error": -0.5})
+    evaluation.append_row(tmp_path / "a.csv", {**_ROW, "params": "=1+1.params", "top1_error": -0.5})
     assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("'=1+1.params,1,1,1,-0.5,")
 
 
@@ -31,17 +32,17 @@ def test_another_table_is_left_alone(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("x,y\n1,2\n")
     with pytest.raises(UserError, match="another table"):
-        evaluate.append_row(path, _ROW)
+        evaluation.append_row(path, _ROW)
     assert path.read_text() == "x,y\n1,2\n"
 
 
 def test_a_table_is_appended_to_where_its_path_leads(tmp_path):
     table, link = tmp_path / "table.csv", tmp_path / "link.csv"
-    evaluate.append_row(table, _ROW)
+    evaluation.append_row(table, _ROW)
     table.chmod(0o640)
     before = table.stat()
     link.symlink_to(table)
-    evaluate.append_row(link, _ROW)
+    evaluation.append_row(link, _ROW)
     assert link.is_symlink() and len(table.read_text().splitlines()) == 3
     assert (table.stat().st_mode, table.stat().st_ino) == (before.st_mode, before.st_ino)
 
@@ -54,12 +55,12 @@ def test_what_is_no_table_is_refused_and_stays(make, tmp_path):
     make(path)
     before = path.lstat()
     with pytest.raises(UserError, match="cannot write --csv"):
-        evaluate.append_row(path, _ROW)
+        evaluation.append_row(path, _ROW)
     assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
 
 
 def test_the_interval_is_wilson_s():
-    low, high = evaluate.interval(0.2141, 50000)
+    low, high = evaluation.interval(0.2141, 50000)
     assert 0.2105 < low < 0.2106 and 0.2176 < high < 0.2178
 
 
@@ -102,5 +103,5 @@ def test_a_data_set_that_is_not_there_is_one_line(arguments, message, tmp_path, 
 def test_photographs_of_32_pixels_are_photographs(tmp_path):
     tree = write_tree(tmp_path / "tree", classes=2, train=1, val=1)
     options = evaluate.make_parser().parse_args(["--params", "x", "--data-dir", str(tree)])
-    data, _ = evaluate.open_data(options, {"dataset": {"name": "imagenet", "image_size": 32}})
+    data, _ = evaluation.open_data(options, {"dataset": {"name": "imagenet", "image_size": 32}})
     assert data.image_size == 32 and data.classes == 2

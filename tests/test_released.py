@@ -10,6 +10,7 @@ import evaluate
 from common.errors import UserError
 from common.files import read_json, sha256
 from common.params import check_params
+from runs import evaluation
 from runs import released as listed
 from tests.scripts import ROOT, assert_user_error, run
 from tools import release
@@ -77,7 +78,7 @@ def test_all_released_files_are_scored_beside_their_listed_figures(real_cifar10,
 def test_a_network_s_options_find_its_released_parameters():
     options = evaluate.make_parser().parse_args(
         ["--model", "resnet_v2_cifar", "--act-type", "chaatac", "--blocks", "1", "--pretrained"])
-    assert evaluate.find_released(options).name == "cifar10-ChaATAC-b1"
+    assert evaluation.find_released(options).name == "cifar10-ChaATAC-b1"
 
 
 def test_a_released_network_loads_in_one_call():

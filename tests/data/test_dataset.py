@@ -23,7 +23,7 @@ def toy(monkeypatch):
         test = ImageSet(images[:20], labels[:20])
         return Dataset("toy", "Toy", ["a", "b", "c"], (0.5,) * 3, (0.2,) * 3,
                        ImageSet(images, labels), test, test, 200, 20)
-    monkeypatch.setitem(module._LOADERS, "toy", load)
+    monkeypatch.setitem(module.LOADERS, "toy", load)
     return "toy"
 
 

@@ -55,9 +55,12 @@ def test_a_run_in_use_is_waited_for(files, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     one = _grid(tmp_path, files, first, epochs=8)
     _wait_for_a_checkpoint(tmp_path, one, first)
+    trainer = _trainer(tmp_path)
+    os.kill(trainer, signal.SIGSTOP)     # so that it is not finished before the other comes
     two = _grid(tmp_path, files, second, epochs=8)
     scripts.wait_for(lambda: "in use by process" in second.read_text(), two, second)
-    assert f"in use by process {_trainer(tmp_path)} on {os.uname().nodename}; waiting" in (
+    os.kill(trainer, signal.SIGCONT)
+    assert f"in use by process {trainer} on {os.uname().nodename}; waiting" in (
         second.read_text())
     assert one.wait(120) == 0 and two.wait(120) == 0
     assert "failed" not in second.read_text()

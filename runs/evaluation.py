@@ -1,0 +1,184 @@
+"""Scoring parameter files, as evaluate.py and the exporter's check do it."""
+import csv
+import io
+import math
+import time
+
+from common.arguments import replaced
+from common.errors import UserError
+from common.files import append_rows
+from common.tables import csv_cell
+from data import list_datasets
+
+from .description import check_fits, count_outputs, find_description, load_network
+
+__all__ = ["append_row", "check_csv", "interval", "open_data", "open_params", "report",
+           "score", "score_and_report", "table_row", "with_params"]
+
+_COLUMNS = ("params", "model", "dataset", "images", "top1_error", "top1_low", "top1_high",
+            "top5_error", "loss", "images_per_s", "crops", "input_size", "dtype")
+
+
+def with_params(options):
+    """The options, with --params where --pretrained stands for it."""
+    if options.pretrained is None:
+        return options
+    return replaced(options, params=str(find_released(options).path))
+
+
+def find_released(options):
+    """The released parameters that the options name, verified."""
+    from . import released
+    from .describe import describe
+
+    name = options.pretrained or options.model
+    if not name:
+        raise UserError("--pretrained needs a name, its own or that of --model")
+    if options.pretrained or name.lower() in {each.name.lower() for each in released.RELEASED}:
+        return released.released_by_name(name)
+    return released.find_released(describe(options), options.dataset or "cifar10")
+
+
+def open_params(options, contexts):
+    """The network of --params, its description, the data set and batches of its test images."""
+    description = find_description(options.params, options)
+    dataset, batches = open_data(options, description)
+    return make_network(options, description, dataset, contexts), description, dataset, batches
+
+
+def open_data(options, description):
+    """The data set and batches of its test images."""
+    described = description.get("dataset", {})
+    name = options.dataset or described["name"]
+    photos = (options.use_rec or name.lower() == "imagenet" or name == described.get("name")
+              or described.get("image_size", 32) != 32)
+    if name.lower() in list_datasets() or not photos:
+        if options.crops != 1:
+            raise UserError("--crops is for ImageNet-like data")
+        from data import get_dataset
+        from data.batches import Batches
+
+        dataset = get_dataset(name, options.data_dir, options.data_url)
+        return dataset, Batches(dataset.test, options.batch_size, train=False)
+    from data.imagenet import validation_batches
+
+    return validation_batches(
+        options.use_rec, options.data_dir or "~/.mxnet/datasets/imagenet", options.rec_val,
+        options.rec_val_idx, options.batch_size,
+        options.input_size or described.get("image_size", 224), options.crop_ratio,
+        options.crops, options.num_data_workers, name, described.get("class_names"))
+
+
+def make_network(options, description, dataset, contexts):
+    """The described network with the file's parameters, as the options want it run."""
+    from graph.fast_cpu import hybridize
+
+    outputs = count_outputs(description) or dataset.outputs
+    check_fits(options.params, description, outputs, dataset)
+    net = load_network(options.params, description, outputs, contexts)
+    if options.dtype != "float32":
+        net.cast(options.dtype)
+    if options.mode == "hybrid":
+        size = dataset.image_size
+        hybridize(net, (options.batch_size, 3, size, size), contexts, options.dtype)
+    return net
+
+
+class _Averaged:
+    """A network that gives images of several crops the mean of the crops' predictions."""
+
+    def __init__(self, net, crops):
+        self.net, self.crops = net, crops
+
+    def __call__(self, x):
+        """(N * crops, 3, H, W) -> logarithms of the mean shares (N, classes)."""
+        shares = self.net(x).astype("float32").softmax()
+        return shares.reshape((-1, self.crops, shares.shape[1])).mean(axis=1).clip(1e-37, 1).log()
+
+
+def score_and_report(options, net, description, dataset, batches, contexts):
+    """Score a network and say how it did; returns the exit code."""
+    check_csv(options)
+    scores, seconds = score(options, net, description, dataset, batches, contexts)
+    report(description, dataset, scores, seconds)
+    if options.csv:
+        append_row(options.csv, table_row(options, description, dataset, scores, seconds))
+    return 0
+
+
+def score(options, net, description, dataset, batches, contexts):
+    """Scores on the test images, and the seconds that took."""
+    from common.progress import Progress
+    from engines.gluon import Normalize, Predictor
+    from training.scores import evaluate
+
+    # The statistics of the training data belong to the network, not to what it is shown.
+    source = description.get("dataset", {})
+    normalize = Normalize(source.get("mean", dataset.mean), source.get("std", dataset.std),
+                          options.dtype)
+    if getattr(net, "takes_pixels", False):
+        normalize = as_pixels
+    prepare = normalize
+    if options.crops > 1:
+        net = _Averaged(net, options.crops)
+
+        def prepare(images, ctx):
+            return normalize(images.reshape((-1, *images.shape[2:])), ctx)
+    progress = Progress("evaluating", len(batches))
+    start = time.monotonic()
+    scores = evaluate(Predictor(net, prepare, contexts), batches, progress)
+    progress.close()
+    return scores, time.monotonic() - start
+
+
+def as_pixels(images, ctx):
+    """(N, 3, H, W) uint8 on the host -> the same on `ctx`, for a file that normalises."""
+    from mxnet import nd
+
+    return nd.array(images, ctx=ctx, dtype="uint8")
+
+
+def interval(accuracy, count, z=1.96):
+    """Wilson's 95 % interval of a share (E. B. Wilson, JASA 22, 1927)."""
+    centre = (accuracy + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(
+        accuracy * (1 - accuracy) / count + z * z / (4 * count * count))
+    return centre - half, centre + half
+
+
+def report(description, dataset, scores, seconds):
+    low, high = interval(scores["accuracy"], scores["count"])
+    print(dataset.description)
+    print(f"top-1 accuracy {100 * scores['accuracy']:.2f} % "
+          f"(95 % interval {100 * low:.2f} to {100 * high:.2f}), "
+          f"top-1 error {100 * (1 - scores['accuracy']):.2f} %, "
+          f"top-5 error {100 * (1 - scores['top5_accuracy']):.2f} %, "
+          f"loss {scores['loss']:.4f}")
+    print(f"{scores['count']:,} images, {scores['count'] / seconds:,.0f} images/s")
+    if "figures" in description and dataset.name == description["dataset"]["name"]:
+        print(f"the file's own record: after {description['epoch'] + 1} epochs, "
+              f"{description['val_name']} accuracy "
+              f"{100 * description['figures']['val_accuracy']:.2f} %")
+
+
+def table_row(options, description, dataset, scores, seconds):
+    """The scores as a row of --csv."""
+    low, high = interval(1 - scores["accuracy"], scores["count"])
+    return dict(zip(_COLUMNS, (
+        options.onnx or options.params, description["model"], dataset.name, scores["count"],
+        1 - scores["accuracy"], low, high, 1 - scores["top5_accuracy"], scores["loss"],
+        scores["count"] / seconds, options.crops, dataset.image_size, options.dtype)))
+
+
+def check_csv(options):
+    """Raise UserError if --csv cannot be appended to: not after all that is to be scored."""
+    if options.csv:
+        append_rows(options.csv, ",".join(_COLUMNS), "", "--csv")
+
+
+def append_row(path, row):
+    """Append to a CSV file, to which others may be appending, too."""
+    text = io.StringIO()
+    csv.DictWriter(text, _COLUMNS, lineterminator="\n").writerow(
+        {column: csv_cell(value) for column, value in row.items()})
+    append_rows(path, ",".join(_COLUMNS), text.getvalue(), "--csv")
