@@ -2,8 +2,6 @@
 
 See `engines.interface` for what each method promises.
 """
-from collections import deque
-
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
@@ -16,12 +14,12 @@ from .gluon_state import TrainerState, statistics_names, with_statistics
 from .input_statistics import keep_input_statistics
 from .interface import EngineState, OtherNetwork
 from .loss_scale import LossScale
+from .predictor import Predictor
 from .workers import SingleWorker
 
-__all__ = ["GluonEngine", "Normalize", "Predictor", "to_contexts", "to_device"]
+__all__ = ["GluonEngine", "Normalize", "to_contexts", "to_device"]
 
 _AHEAD = 3          # steps that wait in MXNet's queue at most; each holds its images
-_PREDICTED = 16     # batches that a prediction runs ahead
 _UNDECAYED = ("gamma", "beta", "bias")
 
 
@@ -66,45 +64,6 @@ class Normalize:
         shift, scale = self._constants[ctx]
         x = to_device(images, ctx, np.uint8).astype("float32")
         return nd.broadcast_mul(nd.broadcast_sub(x, shift), scale).astype(self._dtype, copy=False)
-
-
-class Predictor:
-    """A network that predicts, running ahead of who reads; all of an engine that scoring needs.
-
-    Parameters
-    ----------
-    net : mxnet.gluon.Block
-        Maps (N, 3, H, W) to logits (N, outputs).
-    normalize : callable
-        ``normalize(images, ctx)``: uint8 images to the network's input.
-    contexts : list of mxnet.Context
-        Batches go to them in turn.
-    """
-
-    workers = SingleWorker()
-
-    def __init__(self, net, normalize, contexts):
-        self.net, self.normalize, self.contexts = net, normalize, contexts
-
-    def predict(self, images, batch_size):
-        """Logits, float32 (n, outputs), of each array of images, uint8 (n, ...)."""
-        pending = deque()
-        for number, each in enumerate(images):
-            ctx = self.contexts[number % len(self.contexts)]
-            logits = self.net(self.normalize(_pad(each, batch_size), ctx))
-            pending.append(logits[:len(each)].astype("float32"))
-            if len(pending) > _PREDICTED:
-                yield pending.popleft().asnumpy()
-        while pending:
-            yield pending.popleft().asnumpy()
-
-
-def _pad(images, size):
-    """Repeat the first image until there are `size`: a static graph wants one batch size."""
-    missing = size - len(images)
-    if missing <= 0:
-        return images
-    return np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
 
 
 class GluonEngine:

@@ -109,7 +109,8 @@ def score_and_report(options, net, description, dataset, batches, contexts):
 def score(options, net, description, dataset, batches, contexts):
     """Scores on the test images, and the seconds that took."""
     from common.progress import Progress
-    from engines.gluon import Normalize, Predictor
+    from engines.gluon import Normalize
+    from engines.predictor import Predictor
     from training.scores import evaluate
 
     # The statistics of the training data belong to the network, not to what it is shown.
