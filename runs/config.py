@@ -113,19 +113,28 @@ def open_run(options, name):
         raise UserError(f"a run named {run.name} is there already ({run.logs}): go on with "
                         "--resume, replace it with --overwrite, or choose another --name")
     if options.resume and os.path.lexists(run.config):
-        _check_goes_on(options, read_json(run.config))
+        _check_goes_on(options, read_json(run.config), run.params / "last.params")
     return run
 
 
-def _check_goes_on(options, stored):
-    """Raise UserError unless the options compute what the stored ones do."""
+def _check_goes_on(options, stored, last):
+    """Raise UserError unless the options compute what the stored ones do.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    stored : dict
+        What config.json says.
+    last : pathlib.Path
+        The run's last parameters.
+    """
     for name in sorted(stored):
         value = getattr(options, name, None)
         value = list(value) if isinstance(value, tuple) else value
         if scope_of(name) & Scope.COMPUTES and value != stored[name]:
             raise UserError(f"a resumed run goes on as it began: --{name.replace('_', '-')} was "
                             f"{stored[name]}; drop the option, or start a new run with another "
-                            "--name")
+                            f"--name, from its weights if you like: --resume-from {last}")
 
 
 def write_config(run, options):

@@ -4,12 +4,14 @@ A script brings a `Job`: what is trained on which data, with which step and reco
 a user can get wrong is checked here before the first step.
 """
 import math
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from common import interruption
+from common.arguments import as_arguments
 from common.errors import UserError
 from common.files import write_json
 from common.params import parse_params
@@ -223,7 +225,12 @@ class Job:
         for what, path in (("params", run.params), ("log", run.log_file),
                            ("metrics", run.metrics), ("curves", run.curves)):
             loop.log.info(f"{what + ':':9}{path}")
-        loop.log.info(f"evaluate: python evaluate.py --params {run.params / 'best.params'}")
+        options = setup.options
+        given = {name: getattr(options, name) for name in ("data_dir", "data_url")
+                 if getattr(options, name, None) is not None and self.style == "cifar"}
+        loop.log.info("evaluate: " + shlex.join(
+            ["python", "evaluate.py", "--params", str(run.params / "best.params"),
+             *as_arguments(given)]))
 
 
 def make_mixing(options):

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 
 import pytest
@@ -121,6 +122,16 @@ def test_a_resumed_run_cannot_become_another(finished, monkeypatch):
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match="--lr was 0.05"):
         train_cifar.main(["--resume", "--name", "run", "--lr", "0.3"])
+    with pytest.raises(UserError, match="num-epochs was 3.*--resume-from params/run/last.params"):
+        train_cifar.main(["--resume", "--name", "run", "--num-epochs", "9"])
+
+
+def test_the_command_that_it_prints_evaluates_it(finished, monkeypatch, capsys):
+    folder, result = finished
+    monkeypatch.chdir(folder)
+    line, = re.findall(r"evaluate: python evaluate.py (.*)", result.stdout)
+    assert evaluate.main(shlex.split(line)) == 0
+    assert re.search(r"top-1 accuracy [\d.]+ %", capsys.readouterr().out)
 
 
 def test_the_same_holds_for_a_run_found_by_its_default_name(cifar_files, tmp_path, monkeypatch):
