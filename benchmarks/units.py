@@ -52,7 +52,7 @@ def work(root, unit, version):
         from graph.fast_cpu import hybridize
         hybridize(net, shape, [mx.cpu()])
     if version != "old":
-        from training.input_statistics import keep_input_statistics
+        from engines.input_statistics import keep_input_statistics
         keep_input_statistics(net)
     images = nd.array(np.random.default_rng(0).standard_normal(shape))
     labels = nd.arange(_BATCH) % 10

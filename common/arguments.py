@@ -79,9 +79,13 @@ def natural(text):
 def whole_number(least, most):
     """The type of integers from `least` to `most`."""
     def convert(text):
-        value = _whole(text, least, f"a whole number from {least} to {most}")
-        if value > most:
-            raise _refusal(text, f"a whole number from {least} to {most}")
+        wanted = f"a whole number from {least} to {most}"
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            raise _refusal(text, wanted)
         return value
     return convert
 

@@ -1,8 +1,9 @@
+import argparse
 import json
 
 import pytest
 
-from common.arguments import Parser
+from common.arguments import Parser, threads
 from common.errors import UserError
 from runs.options import add_run_options, add_training_options
 
@@ -91,3 +92,10 @@ def test_errors_name_the_range(argv, message):
 @pytest.mark.parametrize("argv, expected", [([], 0.0), (["--mixup"], 0.2), (["--mixup", "1"], 1.0)])
 def test_flags_with_an_optional_number(argv, expected):
     assert _parser().parse_args(argv).mixup == expected
+
+
+@pytest.mark.parametrize("text", ["1025", 400 * "9", 5000 * "9", "-1", "x"])
+def test_a_range_names_both_of_its_ends_once(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="a whole number from 0 to 1024, not"):
+        threads(text)
+    assert threads("1024") == 1024
