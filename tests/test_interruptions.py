@@ -50,6 +50,14 @@ def _wait_for_a_checkpoint(folder, process, log, after=0):
                      process, log)
 
 
+@pytest.fixture(autouse=True)
+def _hang_ups_are_heard():
+    """Also where nohup started the tests: what they start would ignore what they ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def _newest(folder):
     path, state = newest_checkpoint(folder / "params/run/checkpoints", pytest.fail)
     assert state["epoch"] * 16 + state["totals"]["step"] == int(path.name[5:])
