@@ -14,7 +14,13 @@ from common.errors import DataError
 from data.augment import PADDINGS, random_crop_mirror
 from data.streams import bit_stream, permutation
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "evaluated"]
+
+
+def evaluated(total, shard):
+    """First and last + 1 of so many images that worker (index, count) evaluates."""
+    index, count = shard
+    return total * index // count, total * (index + 1) // count
 
 
 class Batches:
@@ -112,10 +118,7 @@ class Batches:
         return _ahead(batches, self.prefetch) if self.prefetch else batches
 
     def _range(self):
-        """First and last + 1 of the images that this worker evaluates."""
-        index, count = self.shard
-        total = len(self.image_set)
-        return total * index // count, total * (index + 1) // count
+        return evaluated(len(self.image_set), self.shard)
 
     def _batches(self, epoch, start):
         if self.train:

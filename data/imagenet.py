@@ -437,7 +437,7 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
         class_names = train_photos.wnids
         train = PhotoBatches(train_photos, batch_size, **common)
     val = PhotoBatches(val_photos, batch_size, size, train=False, crop_ratio=crop_ratio,
-                       classes=len(class_names), workers=workers)
+                       classes=len(class_names), shard=shard, workers=workers)
     data = ImageNetData(name, name, class_names, len(train_photos), len(val_photos), size)
     return data, train, val
 

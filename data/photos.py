@@ -19,7 +19,7 @@ import numpy as np
 from common.errors import DataError, FileError
 from common.files import read_bytes
 from common.screen import printable
-from data.batches import _ahead
+from data.batches import _ahead, evaluated
 from data.decoding import MOST_BYTES, SUFFIXES, decode
 from data.digest import digest
 from data.streams import bit_stream, permutation, uniform
@@ -393,7 +393,8 @@ class PhotoBatches:
     classes : int, optional
         Labels must be smaller.
     shard : (int, int), default (0, 1)
-        Index of this worker and number of workers, in training.
+        Index of this worker and number of workers. In training each has the same number of
+        steps; in evaluation each has a contiguous part of the images.
     workers : int, default 4
         Threads; 0 decodes when a batch is asked for.
     """
@@ -412,7 +413,7 @@ class PhotoBatches:
     def __len__(self):
         if self.train:
             return len(self.photos) // (self.batch_size * self.shard[1])
-        return -(-len(self.photos) // self.batch_size)
+        return -(-self.num_images // self.batch_size)
 
     def digest(self):
         """What the photographs are known by: see `data.digest.digest`."""
@@ -421,7 +422,10 @@ class PhotoBatches:
     @property
     def num_images(self):
         """Images in an epoch of this worker."""
-        return len(self) * self.batch_size if self.train else len(self.photos)
+        if self.train:
+            return len(self) * self.batch_size
+        start, stop = evaluated(len(self.photos), self.shard)
+        return stop - start
 
     def epoch(self, epoch, start=0):
         """Yield (images uint8 (B, 3, size, size), labels int32 (B,), indices int64 (B,))."""
@@ -431,7 +435,7 @@ class PhotoBatches:
     def _batches(self, epoch, start):
         index, count = self.shard if self.train else (0, 1)
         order = (permutation(len(self.photos), self.seed, "order", epoch) if self.train
-                 else np.arange(len(self.photos)))
+                 else np.arange(*evaluated(len(self.photos), self.shard)))
         with ThreadPoolExecutor(max(self.workers, 1)) as pool:
             for step in range(start, len(self)):
                 first = (step * count + index) * self.batch_size

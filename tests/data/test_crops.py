@@ -10,10 +10,10 @@ from PIL import Image
 
 from data.batches import Batches
 from data.dataset import ImageSet
-from data.imagenet import RecordBatches, RecordFile
+from data.imagenet import RecordBatches, RecordFile, open_imagenet
 from data.packing import pack
 from data.photos import FolderPhotos, PhotoBatches, evaluation_crops
-from tests.data.photo_files import jpeg
+from tests.data.photo_files import jpeg, write_tree
 from tests.data.test_augment import MEAN, possible
 
 HEIGHT, WIDTH, SIZE, COUNT = 96, 192, 48, 120
@@ -185,3 +185,19 @@ def test_batches_are_padded_as_asked_for(padding):
     known = possible(image[0], 4, padding)
     tops, lefts, mirrored = map(set, zip(*(known[result.tobytes()] for result in results)))
     assert tops == lefts == set(range(9)) and mirrored == {False, True}
+
+
+@pytest.mark.parametrize("use_rec", [False, True], ids=["folders", "records"])
+def test_every_photograph_is_evaluated_by_one_worker(tmp_path, use_rec):
+    """10 of them, for 3 workers."""
+    tree = write_tree(tmp_path / "tree", classes=2, train=6, val=5)
+    pack(tree, tmp_path / "rec", log=lambda line: None)
+    seen = []
+    for index in range(3):
+        _, _, val = open_imagenet(
+            "imagenet", use_rec, str(tree), str(tmp_path / "rec/train.rec"), None,
+            str(tmp_path / "rec/val.rec"), None, 2, 32, 0.875, 0, (index, 3), 0)
+        own = [number for _, _, numbers in val.epoch(0) for number in numbers.tolist()]
+        assert len(own) == val.num_images and len(val) == 2
+        seen += own
+    assert seen == list(range(10))
