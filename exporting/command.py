@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import check_not_input, home_path, replacing, sha256
+from common.params import write_params
 from common.threads import set_threads
 from data import list_datasets
 from runs.description import count_outputs
@@ -163,18 +164,15 @@ def shown(value):
 
 def write_mxnet(net, outputs, size):
     """Write MXNet's own two files and say what they are."""
-    from mxnet import nd
-
     from graph.graph import read_arrays, trace
 
     graph, params = trace(net, (3, size, size)), read_arrays(net)
     symbol = graph.to_symbol({"data": "images"})
-    arrays = {f"{'aux' if node.op == 'state' else 'arg'}:{name}": nd.array(params[name])
+    arrays = {f"{'aux' if node.op == 'state' else 'arg'}:{name}": params[name]
               for name, node in graph.variables.items()}
     try:
         outputs[0].parent.mkdir(parents=True, exist_ok=True)
-        with replacing(outputs[1]) as temporary:
-            nd.save(str(temporary), arrays)
+        write_params(outputs[1], arrays)
         with replacing(outputs[0]) as temporary:
             temporary.write_text(symbol.tojson(), encoding="utf-8")
     except OSError as error:

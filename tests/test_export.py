@@ -1,5 +1,6 @@
 """export.py and evaluate.py --onnx: what they write, read and compare, and what may go wrong."""
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -21,7 +22,7 @@ from exporting.onnx_file import PREFIX  # noqa: E402
 from exporting.opening import open_file  # noqa: E402
 from model.zoo import build  # noqa: E402
 from tests.random_networks import CIFAR, random_network  # noqa: E402
-from tests.scripts import assert_user_error, drawn_cifar, run  # noqa: E402
+from tests.scripts import ROOT, assert_user_error, drawn_cifar, run  # noqa: E402
 from tests.torture import fuzz_onnx  # noqa: E402
 
 # ---- comparing ---------------------------------------------------------------------------------
@@ -234,3 +235,17 @@ def test_damaged_files_are_refused_in_a_line():
     counts, bad = fuzz_onnx.fuzz(2 * len(fuzz_onnx.MUTATIONS), seed=1, log=lines.append)
     assert bad == 0, "\n".join(lines)
     assert counts["refused"] >= 20
+
+
+@pytest.mark.parametrize("kind", ["mxnet", "onnx"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, kind):
+    """A limit on the size of files stands for it: the write fails half way, too."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write .*: File too large"):
+            export.main(["--params", str(ROOT / "params/cifar10-relu-b1.params"), "--format", kind,
+                         "--output", str(tmp_path / "net")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
