@@ -10,6 +10,7 @@ import sys
 
 from common.arguments import (
     Parser,
+    epochs,
     fraction,
     natural,
     non_negative,
@@ -47,7 +48,7 @@ def add_search_options(parser):
     add = parser.add_argument_group("search").add_argument
     add("--warmup-epochs", type=natural, default=12, metavar="N",
         help="epochs in which only the weights learn")
-    add("--search-epochs", type=positive_int, default=8, metavar="N",
+    add("--search-epochs", type=epochs, default=8, metavar="N",
         help="epochs after these, in which weights and structure learn in turns")
     add("--penalty-weight", type=non_negative, default=0.1, metavar="W",
         help="w of the penalty w * mean over blocks of sum_i r_i p_i^m; 0: none")

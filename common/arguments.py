@@ -12,9 +12,10 @@ import struct
 from .errors import UserError
 from .files import read_json
 
-__all__ = ["Parser", "Scope", "as_arguments", "fraction", "milestones", "names", "natural",
-           "non_negative", "numbers", "positive_float", "positive_fraction", "positive_int",
-           "precision", "replaced", "seed", "threads", "whole_number"]
+__all__ = ["Parser", "Scope", "as_arguments", "epochs", "fraction", "milestones", "names",
+           "natural", "network_size", "non_negative", "numbers", "positive_float",
+           "positive_fraction", "positive_int", "precision", "replaced", "seed", "threads",
+           "whole_number"]
 
 
 class Scope(enum.Flag):
@@ -90,6 +91,9 @@ def whole_number(least, most):
     return convert
 
 
+# What a description of a network may hold; more would take hours to build.
+network_size = whole_number(1, 1024)
+epochs = whole_number(1, 1_000_000)
 threads = whole_number(0, 1024)     # 0: the work is done by the thread that there is
 
 

@@ -1,8 +1,27 @@
 """Figures: made without a display, their text never read as formulas, written atomically."""
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 from .files import replacing
 from .screen import LINES, printable
 
 __all__ = ["make_figure", "save_figure"]
+
+
+def _do_without_home():
+    """Where a user has no home folder, Matplotlib's import fails unless it is given another."""
+    try:
+        Path.home()
+    except RuntimeError:
+        if "MPLCONFIGDIR" not in os.environ:
+            folder = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+_do_without_home()
 
 
 def make_figure(width, height, dpi, **kwargs):

@@ -2,7 +2,6 @@
 import textwrap
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 
 from common.plots import make_figure, save_figure
@@ -75,6 +74,8 @@ def overlay(image, heat):
     grey = (image / 255.0) @ (0.299, 0.587, 0.114)
     largest = heat.max()
     heat = enlarge(heat / largest if largest > 0 else heat, *image.shape[:2]).clip(0, 1)
+    import matplotlib
+
     colour = matplotlib.colormaps[HEAT](heat)[..., :3]
     cover = (0.25 + 0.45 * heat)[..., None]
     return (1 - cover) * grey[..., None] + cover * colour

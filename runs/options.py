@@ -5,10 +5,12 @@ from functools import cache, partial
 from common.arguments import (
     Parser,
     Scope,
+    epochs,
     fraction,
     milestones,
     names,
     natural,
+    network_size,
     non_negative,
     positive_float,
     positive_fraction,
@@ -54,15 +56,15 @@ def add_network_options(parser, model, act_layers_help):
     add("--act-type", metavar="NAME",
         help="unit of the activation slots: relu, prelu, elu, selu, gelu, swish, mish, xUnit, "
              "xUnitS, ChaATAC, SpaATAC, SeqATAC (default: the network's own)")
-    add("--reduction", "--r", type=positive_int, metavar="R",
+    add("--reduction", "--r", type=network_size, metavar="R",
         help="the paper's r: bottleneck channels are C / R (default: the unit's own; 2 for ATAC)")
     add("--use-relu", "--useReLU", action=argparse.BooleanOptionalAction,
         help="ReLU inside the ATAC gate (default: yes, the paper's)")
     add("--use-global", "--useGlobal", action=argparse.BooleanOptionalAction,
         help="average over all positions first: the paper's SEActivation ablation (default: no)")
-    add("--act-kernel-size", type=positive_int, metavar="K",
+    add("--act-kernel-size", type=network_size, metavar="K",
         help="kernel of SpaATAC, SeqATAC, xUnit or xUnitS, in pixels (default: the unit's own)")
-    add("--act-dilation", type=positive_int, metavar="D",
+    add("--act-dilation", type=network_size, metavar="D",
         help="dilation of that kernel (default: 1)")
     add("--act-gate", metavar="GATE", help="gate of xUnit: gaussian or sigmoid")
     add("--act-layers", type=natural, metavar="N", help=act_layers_help)
@@ -73,9 +75,9 @@ def add_network_options(parser, model, act_layers_help):
     add("--attention", metavar="NAME",
         help="unit of the attention slots: SE, CBAM, MVAM, ZAM, GE, ECA, BAM, ATAC ... "
              "(default: none)")
-    add("--attn-reduction", type=positive_int, metavar="R",
+    add("--attn-reduction", type=network_size, metavar="R",
         help="reduction of that unit, where --reduction goes to the activation")
-    add("--spatial-kernel", type=positive_int, metavar="K",
+    add("--spatial-kernel", type=network_size, metavar="K",
         help="kernel of its spatial map, in pixels (default: the unit's own)")
     add("--drop-rate", type=fraction, metavar="P",
         help="dropout before the classifier (default: 0)")
@@ -88,7 +90,7 @@ def add_cifar_network_options(parser, model):
         parser, model, act_layers_help="how many positions get the unit: of three stages and the "
                                        "head, or of four stages (default: all)")
     add = partial(group.add_argument, scope=_NETWORK)
-    add("--blocks", type=positive_int, metavar="B",
+    add("--blocks", type=network_size, metavar="B",
         help="the paper's b: residual blocks per stage of resnet_v2_cifar (default: 3)")
     add("--attention-at", type=names, metavar="SLOT,SLOT",
         help="attention slots to fill in resnet18 ... resnet152: block, identity (blocks "
@@ -218,7 +220,7 @@ def add_training_options(parser, **defaults):
     """Optimizer, schedule and regularisation."""
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--num-epochs", type=positive_int, metavar="N", help="epochs")
+    add("--num-epochs", type=epochs, metavar="N", help="epochs")
     add("--batch-size", type=positive_int, metavar="N",
         help="images per step and device of each worker")
     add("--optimizer", choices=("nag", "sgd", "adam"), default="nag", help="update rule")

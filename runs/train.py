@@ -31,6 +31,8 @@ from .networks import initial_weights
 
 __all__ = ["Data", "Job", "Setup", "run_job"]
 
+_MOST_FLOAT32 = 3.4028234663852886e38
+
 
 @dataclass(frozen=True)
 class Data:
@@ -166,8 +168,11 @@ class Job:
         """Step and record: see `training.loop.Loop`."""
         options, schedule = setup.options, setup.schedule
         if options.scale_lr:
-            schedule = replace(schedule,
-                               lr=options.lr * setup.images_per_step / options.scale_lr)
+            lr = options.lr * setup.images_per_step / options.scale_lr
+            if lr > _MOST_FLOAT32:
+                raise UserError(f"--lr {options.lr:g} with --scale-lr {options.scale_lr} is "
+                                f"{lr:g}: more than float32 holds")
+            schedule = replace(schedule, lr=lr)
         plateau = (Plateau(options.lr_patience, options.lr_decay)
                    if options.lr_mode == "plateau" else None)
         record = TrainingRecord(

@@ -229,7 +229,7 @@ _ERRORS = [
     (["--batch-size", "128"], "every second one is the structure's"),
     (["--resume", "--overwrite"], "choose one"),
     (["--random", "--spatial-kernel", "4"], "kernel_size must be odd"),
-    (["--search-epochs", "0"], "--search-epochs: must be a whole number of at least 1"),
+    (["--search-epochs", "0"], "--search-epochs: must be a whole number from 1"),
     (["--dtype", "float16"], "a search is made in float32"),
     (["--config", "none.json"], "none.json"),
     (["--resume", "logs/none"], "no run is there"),

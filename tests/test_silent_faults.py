@@ -61,3 +61,10 @@ def test_a_batch_of_two_trains(files, tmp_path, monkeypatch):
     assert train_cifar.main(["--data-dir", str(files), "--batch-size", "2", "--blocks", "1",
                              "--num-epochs", "1", "-j", "0", "--limit-train", "4", "--act-type",
                              "ChaATAC", "--use-global", "--name", "run"]) == 0
+
+
+def test_a_scaled_rate_that_float32_cannot_hold_is_refused(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--lr 1e\+38 with --scale-lr 1 is 3.2e\+39: more than"):
+        train_cifar.main(["--data-dir", str(files), "--blocks", "1", "--batch-size", "32", "--lr",
+                          "1e38", "--scale-lr", "1", "-j", "0", "--name", "run"])

@@ -211,7 +211,7 @@ _ERRORS = [
     (["--attention", "CBUM"], "unknown attention 'CBUM'"),
     (["--model", "resnet_v3"], "unknown network 'resnet_v3'"),
     (["--dataset", "cifar11"], "unknown data set 'cifar11'. Did you mean 'cifar1"),
-    (["--blocks", "0"], "--blocks: must be a whole number of at least 1"),
+    (["--blocks", "0"], "--blocks: must be a whole number from 1 to 1024"),
     (["--lr", "-0.1"], "--lr: must be a number above 0"),
     (["--dtype", "float16", "--num-gpus", "0"], "float16 needs a GPU"),
     (["--gpus", "3"], "GPU 3 was asked for"),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from common.errors import run_script
-from common.files import check_not_input, read_bytes, read_text, write_text
+from common.files import check_not_input, open_to_append, read_bytes, read_text, write_text
 from common.plots import make_figure, save_figure
 from common.screen import LINES, printable
 
@@ -27,6 +27,10 @@ class _FileHandler(logging.FileHandler):
     """Says once that it cannot write (a full disk), where logging itself prints tracebacks."""
 
     _failed = False
+
+    def _open(self):
+        # As every file that may be somebody's: what is no regular file is not waited for.
+        return io.TextIOWrapper(open_to_append(self.baseFilename), encoding="utf-8")
 
     def handleError(self, record):
         if not self._failed:
@@ -242,7 +246,7 @@ def main(argv=None):
     parser.add_argument("--out", metavar="FILE.png", help="draw the curves")
     options = parser.parse_args(argv)
     if options.out:
-        check_not_input(options.out, options.file)
+        check_not_input(options.out, options.file, Path(options.file) / "metrics.csv")
     rows = read_history(options.file)
     best = max(rows, key=lambda row: row["val_accuracy"])
     print(f"{len(rows)} epochs")
