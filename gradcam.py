@@ -10,7 +10,7 @@ from pathlib import Path
 from common.arguments import Parser, Scope, natural, positive_int
 from common.errors import UserError, run_script
 from common.threads import set_threads
-from data import DataError, list_datasets
+from data import list_datasets
 from engines.devices import select_devices
 from runs.options import (
     add_cifar_network_options,
@@ -105,7 +105,7 @@ def main(argv=None):
             rows = report.faithfulness(path, subjects, more(options.faithfulness),
                                        options.method, options.layer, label)
             print(f"faithfulness: {path}", markdown(rows), sep="\n\n")
-    except ValueError as error:
+    except ValueError as error:     # matplotlib's: a gallery of more than 65,535 pixels, say
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"cannot write {error.filename or output.parent}: "
@@ -156,4 +156,4 @@ def get_pictures(options, data, load_data):
 
 
 if __name__ == "__main__":
-    run_script(main, DataError)
+    run_script(main)

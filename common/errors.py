@@ -40,18 +40,16 @@ def _alone(code, reason=None, text=""):
     sys.exit(code)
 
 
-def run_script(main, *known, leave=_alone, result="screen"):
+def run_script(main, leave=_alone, result="screen"):
     """Run a script's `main` and exit with its code.
 
-    A `UserError`, an exception of one of the `known` types, or what the system refuses (an
-    `OSError`) becomes one line on standard error and its exit code. Anything else is a bug
-    and keeps its traceback.
+    A `UserError`, or what the system refuses (an `OSError`), becomes one line on standard error
+    and its exit code. Anything else is a bug and keeps its traceback.
 
     Parameters
     ----------
     main : callable
         Returns the exit code.
-    *known : exception types
     leave : callable, optional
         ``leave(code, reason, text)`` writes `text` to standard error and ends the process;
         `reason` is None at an end that was to come. See `machines.client.leave`.
@@ -62,7 +60,7 @@ def run_script(main, *known, leave=_alone, result="screen"):
     guard_streams()
     try:
         code, reason, text = main(), None, ""
-    except (UserError, *known) as error:
+    except UserError as error:
         reason = " ".join(str(error).split())
         code, text = getattr(error, "code", 2), f"error: {reason}\n"
     except OSError as error:    # a full disk, say

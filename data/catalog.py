@@ -1,9 +1,9 @@
 """Data sets by name."""
 import dataclasses
-import difflib
 
 from common.errors import DataError
 from data.dataset import LOADERS
+from model.registry import did_you_mean
 
 __all__ = ["get_dataset", "list_datasets"]
 
@@ -52,9 +52,7 @@ def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=
     """
     key, loaders = str(name).lower(), _loaders()
     if key not in loaders:
-        close = difflib.get_close_matches(key, loaders, n=1, cutoff=0.5)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise DataError(f"unknown data set '{name}'.{hint} "
+        raise DataError(f"unknown data set '{name}'.{did_you_mean(name, loaders)} "
                          f"Known: {', '.join(list_datasets())}.")
     if limit_train is not None and limit_train < 1:
         raise DataError(f"limit_train is {limit_train}; it must be at least 1")

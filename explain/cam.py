@@ -5,6 +5,8 @@ import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import numpy as np
 from mxnet import autograd, nd
 
+from common.errors import UserError
+
 from .layers import find_layer, hooked, imperative, trace
 
 __all__ = ["METHODS", "Cam", "grad_cam", "channel_weights", "softmax"]
@@ -88,11 +90,11 @@ def channel_weights(method, features, gradients):
 
     Raises
     ------
-    ValueError
+    UserError
         If the method is unknown.
     """
     if method not in METHODS:
-        raise ValueError(f"unknown method '{method}'. Known: {', '.join(METHODS)}.")
+        raise UserError(f"unknown method '{method}'. Known: {', '.join(METHODS)}.")
     return METHODS[method](features.astype(np.float64), gradients.astype(np.float64))
 
 
@@ -123,7 +125,7 @@ def grad_cam(net, x, classes=None, layer=None, method="grad-cam", batch_size=64)
 
     Raises
     ------
-    ValueError
+    UserError
         If a layer, method or class is unknown.
     """
     target = find_layer(trace(net, x), layer)
@@ -167,5 +169,5 @@ def _features_and_gradients(net, x, classes, target):
 def _check_classes(classes, count):
     wrong = [int(label) for label in classes if not 0 <= label < count]
     if wrong:
-        raise ValueError(f"class {wrong[0]} is out of range: the network has classes 0 to "
+        raise UserError(f"class {wrong[0]} is out of range: the network has classes 0 to "
                          f"{count - 1}")

@@ -11,6 +11,8 @@ import numpy as np
 from mxnet import autograd
 from mxnet.gluon import nn
 
+from common.errors import UserError
+
 from .layers import hooked, imperative, named_layers
 
 __all__ = ["BINS", "GateLayer", "find_units", "read_gates", "variance_shares"]
@@ -98,12 +100,12 @@ def read_gates(net, x, batch_size=64):
 
     Raises
     ------
-    ValueError
+    UserError
         If the network has no such unit.
     """
     units = find_units(net)
     if not units:
-        raise ValueError("no unit of this network shows its gate: it has neither ReLUs nor "
+        raise UserError("no unit of this network shows its gate: it has neither ReLUs nor "
                          "units of this project as layers")
     measured = {}
 
@@ -119,7 +121,7 @@ def read_gates(net, x, batch_size=64):
         for start in range(0, len(x), batch_size):
             net(x[start:start + batch_size])
     if not measured:
-        raise ValueError("no unit of this network runs by itself, so that its gate can be seen")
+        raise UserError("no unit of this network runs by itself, so that its gate can be seen")
     blocks = dict(units)
     return [sums.finish(name, blocks[name]) for name, sums in measured.items()]
 

@@ -7,6 +7,8 @@ import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 from mxnet.gluon import nn
 
+from common.errors import UserError
+
 __all__ = ["Layer", "named_layers", "imperative", "hooked", "trace", "find_layer",
            "default_layer"]
 
@@ -105,11 +107,11 @@ def default_layer(layers):
 
     Raises
     ------
-    ValueError
+    UserError
         If no layer gives a feature map.
     """
     if not layers:
-        raise ValueError("no layer of this network gives a feature map (N, C, H, W); a network "
+        raise UserError("no layer of this network gives a feature map (N, C, H, W); a network "
                          "that was exported shows no layers")
     maps = [layer for layer in layers if not isinstance(layer.block, _POOLINGS)]
     spread = [layer for layer in maps if layer.shape[1] * layer.shape[2] > 1]
@@ -121,7 +123,7 @@ def find_layer(layers, name=None):
 
     Raises
     ------
-    ValueError
+    UserError
         If there is none; names the closest.
     """
     if name is None:
@@ -130,6 +132,6 @@ def find_layer(layers, name=None):
     if name not in by_name:
         close = difflib.get_close_matches(name, by_name, n=3, cutoff=0.3)
         hint = f" Closest: {', '.join(close)}." if close else ""
-        raise ValueError(f"no layer '{name}' gives a feature map.{hint} "
+        raise UserError(f"no layer '{name}' gives a feature map.{hint} "
                          "--list-layers shows them all")
     return by_name[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
+from model.registry import did_you_mean
 from runs.description import count_outputs, find_description, load_network
 
 __all__ = ["Subject", "load_subjects", "class_index", "class_name"]
@@ -76,10 +77,7 @@ def load_subjects(paths, options, context):
 
     @cache
     def load_data():
-        try:
-            return get_dataset(name, options.data_dir, options.data_url)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        return get_dataset(name, options.data_dir, options.data_url)
 
     subjects = []
     for path, label, description in zip(paths, _labels(paths, descriptions),
@@ -148,17 +146,13 @@ def class_index(text, class_names):
     UserError
         If there is no such class.
     """
-    import difflib
-
     by_name = {name.lower(): index for index, name in enumerate(class_names)}
     if text.lower() in by_name:
         return by_name[text.lower()]
     if text.isdecimal() and int(text) < len(class_names):
         return int(text)
-    close = difflib.get_close_matches(text.lower(), by_name, n=1, cutoff=0.5)
-    hint = f" Did you mean '{class_names[by_name[close[0]]]}'?" if close else ""
-    raise UserError(f"unknown class '{text}'.{hint} Known: {_few(class_names)}; or a number "
-                    f"from 0 to {len(class_names) - 1}")
+    raise UserError(f"unknown class '{text}'.{did_you_mean(text, class_names)} Known: "
+                    f"{_few(class_names)}; or a number from 0 to {len(class_names) - 1}")
 
 
 def _few(names, limit=20):

@@ -7,7 +7,7 @@ import difflib
 import inspect
 from functools import partial
 
-__all__ = ["Registry", "UserError"]
+__all__ = ["Registry", "UserError", "did_you_mean"]
 
 
 class UserError(ValueError):
@@ -18,6 +18,13 @@ class UserError(ValueError):
     """
 
     code = 2    # of a script that ends with it
+
+
+def did_you_mean(name, known):
+    """The hint at the closest of the `known` names, whatever their case; '' if none is close."""
+    spelling = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(str(name).lower(), spelling, n=1, cutoff=0.5)
+    return f" Did you mean '{spelling[close[0]]}'?" if close else ""
 
 
 class Registry:
@@ -66,9 +73,7 @@ class Registry:
         """
         key = str(name).lower()
         if key not in self._factories:
-            close = difflib.get_close_matches(key, self._factories, n=1, cutoff=0.5)
-            hint = f" Did you mean '{self._names[close[0]]}'?" if close else ""
-            raise UserError(f"unknown {self.kind} '{name}'.{hint} "
+            raise UserError(f"unknown {self.kind} '{name}'.{did_you_mean(name, self.names())} "
                              f"Known: {', '.join(self.names())}.")
         return self._names[key]
 

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from common.errors import run_script
+from common.errors import UserError, run_script
 from common.files import check_not_input, open_to_append, read_bytes, read_text, write_text
 from common.plots import make_figure, save_figure
 from common.screen import LINES, printable
@@ -131,7 +131,7 @@ def read_metrics(path):
 
     Raises
     ------
-    ValueError
+    UserError
         If a column is missing or a value is no number.
     """
     text = read_text(path, _MOST_BYTES)
@@ -140,7 +140,7 @@ def read_metrics(path):
         return [{column: (int if column == "epoch" else float)(row[column])
                  for column in COLUMNS} for row in rows]
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is no metrics file of a run: {error}") from None
+        raise UserError(f"{path} is no metrics file of a run: {error}") from None
 
 
 _MOST_BYTES = 1 << 28
@@ -164,7 +164,7 @@ def read_log(path):
 
     Raises
     ------
-    ValueError
+    UserError
         If there is no finished epoch in it.
     """
     epochs = {}
@@ -179,11 +179,11 @@ def read_log(path):
                     for column, number in zip(columns, map(float, numbers)):
                         row[column] = 1 - number if errors else number
                 except ValueError:
-                    raise ValueError(f"{path} has no number in: {line.strip()}") from None
+                    raise UserError(f"{path} has no number in: {line.strip()}") from None
     rows = [{**dict.fromkeys(COLUMNS, math.nan), **row, "epoch": epoch}
             for epoch, row in sorted(epochs.items()) if "val_accuracy" in row]
     if not rows:
-        raise ValueError(f"{path} holds no finished epoch")
+        raise UserError(f"{path} holds no finished epoch")
     return rows
 
 
@@ -259,4 +259,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    run_script(main, OSError, ValueError)
+    run_script(main)
