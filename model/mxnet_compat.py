@@ -11,6 +11,9 @@ removed from its dependencies:
   with them.
 * Python 3.12 dropped ``distutils``; MXNet and GluonCV compare versions with it.
 
+GluonCV refuses to be imported where PyTorch 2 or later is installed, of which nothing here
+that is GluonCV's makes use: while it is imported, it finds no PyTorch.
+
 The GPU wheels link CUDA 11, cuDNN 8 and NCCL 2 by bare file name. The pip wheels
 of those libraries (``nvidia-*-cu11``) install outside the loader's search path, so
 they are loaded here first, by full path.
@@ -19,6 +22,7 @@ Importing this module does all of it, once. Only what is missing is added: a nam
 that NumPy or Python still has is left alone. Import it before ``mxnet``; the
 packages ``model``, ``training`` and ``data.imagenet`` do so themselves.
 """
+import contextlib
 import ctypes
 import importlib.machinery
 import importlib.metadata
@@ -30,7 +34,8 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["restore_numpy_names", "restore_distutils", "preload_cuda_libraries"]
+__all__ = ["restore_numpy_names", "restore_distutils", "preload_cuda_libraries",
+           "hide_pytorch_from_gluoncv"]
 
 _FINANCIAL = ("fv", "ipmt", "irr", "mirr", "nper", "npv", "pmt", "ppmt", "pv", "rate")
 
@@ -170,6 +175,43 @@ def preload_cuda_libraries(distribution="mxnet-cu112"):
     return loaded
 
 
+class _GluonCVFinder:
+    """Finds GluonCV as Python does, and hides PyTorch while it is executed."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name) if name == "gluoncv" else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            with _hidden("torch"):
+                execute(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+@contextlib.contextmanager
+def _hidden(name):
+    """Importing `name` fails as if it were not installed; its submodules stay as they are."""
+    there = {name: sys.modules[name]} if name in sys.modules else {}
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(there)
+
+
+def hide_pytorch_from_gluoncv():
+    """Have GluonCV take PyTorch for missing; it refuses every PyTorch since 2.0."""
+    if _GluonCVFinder not in sys.meta_path:
+        sys.meta_path.insert(0, _GluonCVFinder)
+
+
 restore_numpy_names()
 restore_distutils()
 preload_cuda_libraries()
+hide_pytorch_from_gluoncv()

@@ -1,6 +1,7 @@
 """mxnet_compat: it adds what is missing, leaves alone what is there, and can be repeated."""
 import ctypes
 import importlib.util
+import os
 import subprocess
 import sys
 import types
@@ -95,3 +96,11 @@ def test_cuda_libraries_are_left_alone_for_the_cpu_build(cuda_wheels):
 def test_cuda_libraries_may_come_from_the_system(cuda_wheels, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert mxnet_compat.preload_cuda_libraries(distribution="numpy") == []
+
+
+def test_gluoncv_is_imported_where_a_newer_pytorch_is_installed(tmp_path):
+    (tmp_path / "torch.py").write_text("__version__ = '2.13.0'")
+    code = "import model.mxnet_compat, gluoncv.model_zoo, torch; print(torch.__version__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)}, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2.13.0\n", "")
