@@ -7,9 +7,7 @@ Every contestant is a process of its own with both of the machine's caches warm.
 turns, a round each, and all but one are stopped (SIGSTOP) while it runs, so that whatever
 slows the machine down hits all alike. Figures are medians over the rounds.
 """
-import csv
 import datetime
-import io
 import json
 import os
 import platform
@@ -26,6 +24,7 @@ from benchmarks.workloads import GROUPS
 from common.arguments import Parser, names, positive_int
 from common.errors import UserError, run_script
 from common.files import write_text
+from common.tables import csv_text
 from common.threads import physical_cores
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -253,15 +252,11 @@ def _versions(python, packages):
 
 def table_csv(results):
     """A row a round."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["workload", "contestant", "round", "images_per_s", "num_params", "peak_mib"])
-    for name, contestants in results.items():
-        for each in contestants:
-            writer.writerows([name, each.name, number, f"{rate:.2f}", each.num_params,
-                              f"{each.peak_mib:.0f}"]
-                             for number, rate in enumerate(each.rates, 1))
-    return text.getvalue()
+    return csv_text(
+        ("workload", "contestant", "round", "images_per_s", "num_params", "peak_mib"),
+        *((name, each.name, number, f"{rate:.2f}", each.num_params, f"{each.peak_mib:.0f}")
+          for name, contestants in results.items() for each in contestants
+          for number, rate in enumerate(each.rates, 1)))
 
 
 def make_parser():

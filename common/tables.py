@@ -27,11 +27,11 @@ def csv_cell(value):
     return value
 
 
-def csv_text(header, rows):
-    """CSV of a header and rows of values."""
+def csv_text(*rows):
+    """CSV of rows of values, of which the first may be a header."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([[csv_cell(cell) for cell in row] for row in (header, *rows)])
+    csv.writer(text, lineterminator="\n").writerows(
+        [csv_cell(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 

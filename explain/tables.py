@@ -22,4 +22,4 @@ def markdown(rows):
 
 def write_csv(path, rows):
     """Write dicts with the same keys as CSV, atomically. Floats keep every bit."""
-    write_text(path, csv_text(rows[0], [row.values() for row in rows]))
+    write_text(path, csv_text(rows[0], *(row.values() for row in rows)))

@@ -1,4 +1,4 @@
-"""Units for networks of other houses: GluonCV's and MXNet's model zoos, and one's own.
+"""Units for existing Gluon networks: GluonCV's and MXNet's model zoos, and one's own.
 
     net = vision.resnet50_v1(pretrained=True)
     print(replace_activations(net, "ChaATAC", where="features.7.*"))

@@ -353,8 +353,8 @@ def to_markdown(table):
 
 
 def _csv(header, rows):
-    return csv_text(header, [["" if isinstance(cell, float) and math.isnan(cell) else cell
-                              for cell in row] for row in rows])
+    return csv_text(header, *(["" if isinstance(cell, float) and math.isnan(cell) else cell
+                              for cell in row] for row in rows))
 
 
 _EPOCH_FIGURES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")

@@ -1,13 +1,11 @@
 """Scoring parameter files, as evaluate.py and the exporter's check do it."""
-import csv
-import io
 import math
 import time
 
 from common.arguments import replaced
 from common.errors import UserError
 from common.files import append_rows
-from common.tables import csv_cell
+from common.tables import csv_text
 from data import list_datasets
 
 from .description import check_fits, count_outputs, find_description, load_network
@@ -179,7 +177,5 @@ def check_csv(options):
 
 def append_row(path, row):
     """Append to a CSV file, to which others may be appending, too."""
-    text = io.StringIO()
-    csv.DictWriter(text, _COLUMNS, lineterminator="\n").writerow(
-        {column: csv_cell(value) for column, value in row.items()})
-    append_rows(path, ",".join(_COLUMNS), text.getvalue(), "--csv")
+    append_rows(path, ",".join(_COLUMNS), csv_text([row[column] for column in _COLUMNS]),
+                "--csv")

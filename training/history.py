@@ -14,6 +14,7 @@ from common.errors import UserError, run_script
 from common.files import check_not_input, open_to_append, read_bytes, read_text, write_text
 from common.plots import make_figure, save_figure
 from common.screen import LINES, printable
+from common.tables import csv_text
 
 __all__ = ["COLUMNS", "open_log", "silent_log", "epoch_line", "epoch_lines", "batch_line",
            "read_metrics", "write_metrics", "read_log", "read_history", "draw_curves", "main"]
@@ -119,11 +120,7 @@ def write_metrics(path, rows):
     rows : list of dict
         Of the epochs that are done, with the keys `COLUMNS`.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(COLUMNS, *([row[column] for column in COLUMNS] for row in rows)))
 
 
 def read_metrics(path):

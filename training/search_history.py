@@ -1,10 +1,9 @@
 """What a structure search leaves to read: alphas.csv, a table, a figure."""
-import csv
-import io
 import math
 
 from common.files import write_text
 from common.plots import make_figure, save_figure
+from common.tables import csv_text
 
 __all__ = ["structure_rows", "write_structure_rows", "structure_table", "draw_weights"]
 
@@ -33,13 +32,8 @@ def structure_rows(epoch, operations, weights, alphas):
 
 def write_structure_rows(path, operations, rows):
     """Write alphas.csv as a whole, atomically; floats keep every bit."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["epoch", "block", *operations,
-                                   *(f"alpha {name}" for name in operations)],
-                            lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    columns = ["epoch", "block", *operations, *(f"alpha {name}" for name in operations)]
+    write_text(path, csv_text(columns, *([row[column] for column in columns] for row in rows)))
 
 
 def structure_table(operations, weights, derived):

@@ -23,7 +23,7 @@ def test_numbers_and_other_text_stay(value):
 
 
 def test_a_table_reads_back():
-    text = csv_text(["=a", "b"], [["a,b", -1.5], ['say "x"', "two\nlines"]])
+    text = csv_text(["=a", "b"], ["a,b", -1.5], ['say "x"', "two\nlines"])
     assert list(csv.reader(io.StringIO(text))) == [
         ["'=a", "b"], ["a,b", "-1.5"], ['say "x"', "two\nlines"]]
 

@@ -1,4 +1,4 @@
-"""Units put into networks of other houses: what changes, and that nothing else does."""
+"""Units put into existing Gluon networks: what changes, and that nothing else does."""
 import re
 
 import mxnet as mx
