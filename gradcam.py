@@ -105,8 +105,6 @@ def main(argv=None):
             rows = report.faithfulness(path, subjects, more(options.faithfulness),
                                        options.method, options.layer, label)
             print(f"faithfulness: {path}", markdown(rows), sep="\n\n")
-    except ValueError as error:     # matplotlib's: a gallery of more than 65,535 pixels, say
-        raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"cannot write {error.filename or output.parent}: "
                         f"{error.strerror}") from None

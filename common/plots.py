@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from .errors import UserError
 from .files import replacing
 from .screen import LINES, printable
 
@@ -49,10 +50,19 @@ def make_figure(width, height, dpi, **kwargs):
 
 
 def save_figure(figure, path, **kwargs):
-    """Write a PNG file, atomically; further arguments are those of `Figure.savefig`."""
+    """Write a PNG file, atomically; further arguments are those of `Figure.savefig`.
+
+    Raises
+    ------
+    UserError
+        If it would have more pixels than Matplotlib draws.
+    """
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text(), LINES))
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", **kwargs)
+        try:
+            figure.savefig(temporary, format="png", **kwargs)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be drawn: {error}") from None

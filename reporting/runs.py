@@ -29,7 +29,7 @@ _SLOT_OPTIONS = frozenset(("activation", "attention", "act_options", "attn_optio
 _FIGURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "images_per_s", "seconds")
 
 
-class DamagedRun(ValueError):
+class DamagedRun(UserError):
     """A folder that does not hold a finished run; its text says why."""
 
 

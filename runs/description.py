@@ -188,9 +188,10 @@ def load_network(path, description, outputs, contexts):
     try:
         net = build(description, outputs)
         load_weights(net, path, contexts)
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from None
-    except (LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+    except UserError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+            AssertionError) as error:
         raise UserError(f"the description of {path} fits no network "
                         f"({type(error).__name__}: {error})") from None
     return net

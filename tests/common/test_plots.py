@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+from common.errors import UserError
 from common.plots import make_figure, save_figure
 from explain.figures import Caption, Column, draw_gallery, draw_gates
 from explain.gates import BINS, GateLayer
@@ -62,3 +63,9 @@ def test_no_text_of_a_figure_is_a_formula(tmp_path):
     texts = figure.findobj(Text)
     assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
     assert {"$x$", r"a\x1bb"} <= {text.get_text() for text in texts}
+
+
+def test_too_many_pixels_are_an_error_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"a.png cannot be drawn: .*65536x"):
+        save_figure(make_figure(700, 1, 100), tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
