@@ -66,6 +66,6 @@ def test_no_text_of_a_figure_is_a_formula(tmp_path):
 
 
 def test_too_many_pixels_are_an_error_in_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"a.png cannot be drawn: .*65536x"):
+    with pytest.raises(UserError, match=r"a.png cannot be drawn: .*70000x100"):
         save_figure(make_figure(700, 1, 100), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
