@@ -7,11 +7,10 @@ import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
 
-from common import interruption
 from common.errors import UserError
 from machines.client import get_client
 
-from .workers import SingleWorker
+from .workers import JoinedWorkers, SingleWorker
 
 __all__ = ["DistributedWorkers", "connect"]
 
@@ -58,7 +57,7 @@ def connect(kv_store, patience, on_cpu):
         return DistributedWorkers(client, mx.kv.create(kv_store))
 
 
-class DistributedWorkers(SingleWorker):
+class DistributedWorkers(JoinedWorkers):
     """One of several workers.
 
     Parameters
@@ -69,10 +68,7 @@ class DistributedWorkers(SingleWorker):
     """
 
     def __init__(self, client, kvstore):
-        super().__init__(kvstore)
-        self._client = client
-        self.rank, self.count, self.first = client.rank, client.count, client.rank == 0
-        self.gather = client.gather
+        super().__init__(client, kvstore)
         self._next_key, self._keys = _FIRST_KEY, {}
         # Its end would wait for the others: it must not come before `leave`.
         client.keep = kvstore
@@ -102,9 +98,3 @@ class DistributedWorkers(SingleWorker):
         # Left to the first step, this would overwrite the running statistics of that step.
         trainer._init_kvstore()
         trainer._init_params()
-
-    def stops_after(self, step):
-        return self._client.stops_after(step, interruption.requested())
-
-    def stop(self):
-        raise interruption.Interrupted(self._client.signal)

@@ -1,7 +1,7 @@
-"""The workers that train one network together: the one of an ordinary run."""
+"""The workers that train one network together: the one of an ordinary run, and several."""
 from common import interruption
 
-__all__ = ["SingleWorker", "total"]
+__all__ = ["JoinedWorkers", "SingleWorker", "total"]
 
 
 def total(numbers):
@@ -45,3 +45,26 @@ class SingleWorker:
     def stop(self):
         """Raise `Interrupted`."""
         interruption.check()
+
+
+class JoinedWorkers(SingleWorker):
+    """One of several workers, as far as they talk through a warden.
+
+    Parameters
+    ----------
+    client : machines.client.WardenClient
+    kvstore : optional
+        See `SingleWorker`.
+    """
+
+    def __init__(self, client, kvstore=None):
+        super().__init__(kvstore)
+        self._client = client
+        self.rank, self.count, self.first = client.rank, client.count, client.rank == 0
+        self.gather = client.gather
+
+    def stops_after(self, step):
+        return self._client.stops_after(step, interruption.requested())
+
+    def stop(self):
+        raise interruption.Interrupted(self._client.signal)

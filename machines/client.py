@@ -30,11 +30,12 @@ from common.interruption import stopping
 from common.screen import printable
 from machines.warden import LOST, Link, Warden, proof
 
-__all__ = ["WardenClient", "get_client", "join", "leave"]
+__all__ = ["WardenClient", "get_client", "introduce", "join", "leave", "register"]
 
 SECRET = "ATAC_SECRET"
 _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER", SECRET)
 _LEAST_SECRET = 16
+_RELAY_S = 5    # that the warden gets to pass on why its own process ends
 # Where launchers put a worker's number; in a job of Slurm, mpirun's is the right one.
 _NUMBERS = ("DMLC_TASK_ID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID",
             "JOB_COMPLETION_INDEX")
@@ -44,6 +45,13 @@ _client = None    # this process's, once it has joined
 def get_client():
     """This process's `WardenClient`, or None where it trains alone."""
     return _client
+
+
+def register(client, patience):
+    """Take a client for this process's, and wait until all processes are there."""
+    global _client
+    _client = client
+    client.wait_for_all(patience)
 
 
 def join(patience, environ=os.environ):
@@ -61,7 +69,6 @@ def join(patience, environ=os.environ):
     UserError
         If a variable is missing or wrong, or nobody answers.
     """
-    global _client
     role = environ.get("DMLC_ROLE")
     if not role:
         return
@@ -73,8 +80,7 @@ def join(patience, environ=os.environ):
     if not environ.get("DMLC_INTERFACE"):
         # The address that leads to the scheduler is the one that the others can reach.
         environ.setdefault("DMLC_NODE_HOST", link.sock.getsockname()[0])
-    _client = WardenClient(link, role)
-    _client.wait_for_all(patience)
+    register(WardenClient(link, role), patience)
     if role != "worker":
         _serve()
 
@@ -138,7 +144,8 @@ def _connect(part, patience):
     deadline = time.monotonic() + patience
     while True:
         try:
-            return _introduce(part, max(min(5, deadline - time.monotonic()), 0.1))
+            return introduce((part.host, part.port + 1), part.secret, part.role, part.index,
+                             max(min(5, deadline - time.monotonic()), 0.1))
         except OSError as error:
             if time.monotonic() > deadline:
                 raise UserError(
@@ -149,24 +156,26 @@ def _connect(part, patience):
             time.sleep(0.2)
 
 
-def _introduce(part, seconds):
-    link = Link(socket.create_connection((part.host, part.port + 1), timeout=seconds))
+def introduce(address, secret, role, index, seconds):
+    """A link to the warden at an address, which knows who speaks, and has shown that it is the
+    run's; raises OSError, or UserError if it is another one's."""
+    link = Link(socket.create_connection(address, timeout=seconds))
     silence = link.sock.gettimeout()
     link.sock.settimeout(seconds)
     try:
         challenge = link.next()["challenge"]
-        link.send(hello=part.role, index=part.index, host=socket.gethostname(), pid=os.getpid(),
-                  challenge=link.challenge, proof=proof(part.secret, "client", challenge))
+        link.send(hello=role, index=index, host=socket.gethostname(), pid=os.getpid(),
+                  challenge=link.challenge, proof=proof(secret, "client", challenge))
         answer = link.next()
-        if "refused" not in answer and not link.check(part.secret, "warden", answer["welcome"]):
+        if "refused" not in answer and not link.check(secret, "warden", answer["welcome"]):
             raise ValueError
     except (ValueError, KeyError, RecursionError):
-        raise UserError(f"who answers at {part.host}, port {part.port + 1}, is no scheduler of "
+        raise UserError(f"who answers at {address[0]}, port {address[1]}, is no scheduler of "
                         "this run; is another program using DMLC_PS_ROOT_PORT or the next one?"
                         ) from None
     if "refused" in answer:
-        raise UserError(f"the scheduler at {part.host}, port {part.port}, has another {SECRET} "
-                        f"than this {part.role}; is another run using the same port?")
+        raise UserError(f"the scheduler at {address[0]}, port {address[1] - 1}, has another "
+                        f"{SECRET} than this {role}; is another run using the same port?")
     link.trust()
     link.sock.settimeout(silence)
     return link
@@ -206,6 +215,10 @@ class WardenClient:
     link : Link
         One that the warden trusts.
     role : str
+    place : str, default 'the scheduler'
+        The process that the warden is in.
+    warden : Warden, optional
+        If it is in this process.
 
     Attributes
     ----------
@@ -219,8 +232,9 @@ class WardenClient:
         Something that must live until this process leaves.
     """
 
-    def __init__(self, link, role):
+    def __init__(self, link, role, place="the scheduler", warden=None):
         self.role, self.rank, self.names = role, None, []
+        self._place, self._warden = place, warden
         self._link, self._changed = link, threading.Condition()
         self._gathered, self._tag = {}, 0
         self._step, self._limit, self._stop_at = 0, None, None
@@ -238,7 +252,7 @@ class WardenClient:
         """Wait until all processes are there. The warden has the same patience, then tells."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.names, patience + 10):
-                raise UserError(f"the scheduler has said nothing for {patience + 10:g} s")
+                raise UserError(f"{self._place} has said nothing for {patience + 10:g} s")
 
     def gather(self, value):
         """The values of all workers, in their order; all must ask for them.
@@ -278,6 +292,8 @@ class WardenClient:
         self._failed = reason is not None
         if self._failed:
             self._send(failed=reason, code=code)
+            if self._warden:
+                self._warden.wait(_RELAY_S)
         else:
             self._send(done=True)
             with self._changed:
@@ -335,7 +351,7 @@ class WardenClient:
                     raise ConnectionError
             except Exception:    # else this thread ended, and the main thread waited for ever
                 if not self._ended:
-                    self._abort("the scheduler has gone", LOST)
+                    self._abort(f"{self._place} has gone", LOST)
 
     def _handle(self, message):
         if "lost" in message:

@@ -131,7 +131,8 @@ class Warden:
     address : (str, int)
         Where to listen.
     workers, servers : int
-        How many there will be.
+        How many there will be. Without servers there is no scheduler, either: then this is
+        worker 0's process.
     patience : float
         Seconds in which all of them must have come.
     secret : str
@@ -145,18 +146,25 @@ class Warden:
 
     def __init__(self, address, workers, servers, patience, secret):
         self._listener = socket.create_server(address)
+        self.address = self._listener.getsockname()
         self._listener.setblocking(False)
-        self._wanted = {"worker": workers, "server": servers, "scheduler": 1}
+        self._wanted = {"worker": workers, "server": servers,
+                        "scheduler": int(servers > 0)}
         self._patience, self._secret = patience, secret
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._strangers, self._members = [], []
         self._complete = self._over = False
         self._values, self._limits, self._signal = {}, {}, None
+        self._thread = threading.Thread(target=self._run, name="warden", daemon=True)
 
     def start(self):
         """Begin to listen."""
-        threading.Thread(target=self._run, name="warden", daemon=True).start()
+        self._thread.start()
+
+    def wait(self, seconds):
+        """Wait until it has told all of the run's end."""
+        self._thread.join(seconds)
 
     def _run(self):
         deadline = time.monotonic() + self._patience
@@ -214,9 +222,13 @@ class Warden:
     def _of(self, role=None):
         return [member for member in self._members if role in (None, member.role)]
 
+    def _is_here(self, link):
+        """Whether it leads to this process."""
+        return link.role == "scheduler" or not self._wanted["scheduler"] and link.rank == 0
+
     def _tell(self, role=None, but=None, **message):
         """Send a message to all, to this process last: it may end with it."""
-        for link in sorted(self._of(role), key=lambda member: member.role == "scheduler"):
+        for link in sorted(self._of(role), key=self._is_here):
             if link is not but:
                 self._send(link, **message)
 

@@ -1,0 +1,128 @@
+"""Processes of PyTorch, started by torchrun's agent: what they tell one another, and their ends."""
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests import scripts
+
+pytest.importorskip("torch", reason="PyTorch is not installed: make env EXTRAS=pytorch")
+
+_HEAD = """
+import os, signal, sys, time
+import numpy as np
+from common import interruption
+from common.errors import UserError, run_script
+from machines import torchrun
+from machines.client import leave
+
+def main():
+    torchrun.join(60)
+    from engines.torch_workers import connect
+    workers = connect()
+    rank = workers.rank
+"""
+_TAIL = """
+    return 0
+
+run_script(main, leave=leave)
+"""
+
+
+def _start(folder, body, count=2):
+    """torchrun's agent with a script whose `main` does `body` in each process."""
+    script = folder / "worker.py"
+    script.write_text(_HEAD + textwrap.indent(textwrap.dedent(body), "    ") + _TAIL)
+    launcher = ("import sys; from machines.torchrun import launch; "
+                f"sys.exit(launch({str(script)!r}, [], {count}))")
+    return subprocess.Popen(
+        [sys.executable, "-c", launcher], cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(scripts.ROOT)})
+
+
+def _end(process, code):
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err, err
+    return out, err
+
+
+def test_values_sums_and_bytes(tmp_path):
+    out, err = _end(_start(tmp_path, """
+        assert workers.gather({"rank": rank, "pi": 3.14159}) == [
+            {"rank": r, "pi": 3.14159} for r in range(3)]
+        assert workers.sum(np.array([rank, 0.5], np.float32)).tolist() == [3.0, 1.5]
+        content = bytes(range(256)) * 5
+        assert workers.share(content if workers.first else b"") == content
+        assert workers.share(b"") == b""
+        assert workers.count == 3 and workers.first == (rank == 0)
+        print("passed", rank)
+        """, count=3), 0)
+    assert sorted(out.splitlines()) == ["passed 0", "passed 1", "passed 2"] and not err
+
+
+def test_gradients_are_the_workers_mean_and_statistics_their_own(tmp_path):
+    _end(_start(tmp_path, """
+        import torch
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.BatchNorm1d(2))
+        parallel = workers.parallel(net)
+        x = torch.arange(12.0).reshape(4, 3).roll(rank, 0) * (rank + 1)
+        (parallel(x) ** 3).sum().backward()
+        mean = workers.sum(net[0].weight.grad.numpy().ravel()) / 2
+        np.testing.assert_allclose(mean, net[0].weight.grad.numpy().ravel())
+        statistics = workers.gather(net[1].running_mean.tolist())
+        assert statistics[0] != statistics[1]
+        """), 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_fails_ends_the_others_with_its_reason(tmp_path, rank):
+    _, err = _end(_start(tmp_path, f"""
+        if rank == {rank}:
+            raise UserError("the disk is full")
+        workers.gather(None)
+        """), 2)
+    lines = sorted(err.splitlines())
+    assert lines[0] == "error: the disk is full"
+    assert lines[1].startswith(f"error: worker {rank} on ")
+    assert lines[1].endswith("stopped: the disk is full") and len(lines) == 2
+
+
+@pytest.mark.parametrize("rank, line", [(0, "error: worker 0 has gone"),
+                                        (1, "error: worker 1 on ")])
+def test_one_that_is_killed_ends_the_others_within_a_sum(tmp_path, rank, line):
+    _, err = _end(_start(tmp_path, f"""
+        workers.gather(None)
+        if rank == {rank}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        workers.sum(np.zeros(4, np.float32))
+        """), 4)
+    assert err.startswith(line) and "gone" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_after_the_same_step(tmp_path, number):
+    process = _start(tmp_path, """
+        step = 0
+        with interruption.deferred():
+            while not workers.stops_after(step):
+                step += 1
+                workers.sum(np.zeros(4, np.float32))
+                if step == 5:
+                    print("ready", flush=True)
+        assert len(set(workers.gather(step))) == 1
+        print("saved", flush=True)
+        try:
+            workers.stop()
+        except interruption.Interrupted as stop:
+            return stop.code
+        """)
+    assert process.stdout.readline() == process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, _ = _end(process, 128 + number)
+    assert out == "saved\n" * 2
