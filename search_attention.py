@@ -22,6 +22,7 @@ from common.arguments import (
 from common.errors import run_script
 from common.threads import set_threads
 from data import list_datasets
+from runs.config import recorded_threads
 from runs.options import (
     add_cifar_data_options,
     add_cifar_network_options,
@@ -74,7 +75,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     options = parser.parse_args(argv)
-    set_threads()
+    set_threads(recorded=lambda: recorded_threads(make_parser(), argv))
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
     from runs.search import StructureSearch, write_random_structure

@@ -10,6 +10,7 @@ import sys
 from common.errors import run_script
 from common.threads import set_threads
 from machines.client import join, leave
+from runs.config import recorded_threads
 from runs.options import make_cifar_parser as make_parser
 
 
@@ -17,7 +18,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
     options = parser.parse_args(argv)
-    set_threads(takes_part=True)
+    set_threads(takes_part=True, recorded=lambda: recorded_threads(make_parser(), argv))
     join(options.join_timeout)
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.

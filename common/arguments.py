@@ -12,10 +12,10 @@ import struct
 from .errors import UserError
 from .files import read_json
 
-__all__ = ["Parser", "Scope", "as_arguments", "epochs", "fraction", "milestones", "names",
-           "natural", "network_size", "non_negative", "numbers", "positive_float",
-           "positive_fraction", "positive_int", "precision", "replaced", "seed", "threads",
-           "whole_number"]
+__all__ = ["RECORDED_THREADS", "Parser", "Scope", "as_arguments", "epochs", "fraction",
+           "milestones", "names", "natural", "network_size", "non_negative", "numbers",
+           "positive_float", "positive_fraction", "positive_int", "precision", "replaced", "seed",
+           "threads", "whole_number"]
 
 
 class Scope(enum.Flag):
@@ -26,6 +26,9 @@ class Scope(enum.Flag):
     MACHINE = 2         # where things are: each of several machines may have it its own way
     INVOCATION = 4      # one call of a script: no file can ask for it
     NETWORK = 8         # which network is computed: its description says it, too
+
+
+RECORDED_THREADS = "threads"    # what a run's config.json says beside its options
 
 
 # ---- types: each names its range in the error -------------------------------------------
@@ -222,6 +225,7 @@ class Parser(_Scoped, argparse.ArgumentParser):
             If the file cannot be read, names an unknown option or holds an unfit value.
         """
         config = read_json(path, "--config")
+        config.pop(RECORDED_THREADS, None)    # of the run itself: see `runs.config`
         actions = {action.dest: action for action in self._actions
                    if action.dest != argparse.SUPPRESS}
         unknown = [key for key in config if key.replace("-", "_") not in actions]

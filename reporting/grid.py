@@ -15,6 +15,7 @@ from common.files import read_json, write_json
 from common.interruption import ends_with_parent, stopping
 from common.lock import holder, wait_for
 from common.progress import format_seconds
+from common.threads import own_environment
 from runs.options import scope_of
 
 from .runs import DamagedRun, load_run, units_text
@@ -293,7 +294,8 @@ def _run(command):
         child.send_signal(number)
 
     # Its own session: a Ctrl-C in the terminal reaches it once, through `forward`.
-    child = subprocess.Popen(command, start_new_session=True, preexec_fn=ends_with_parent())
+    child = subprocess.Popen(command, env=own_environment(), start_new_session=True,
+                             preexec_fn=ends_with_parent())
     previous = {number: signal.signal(number, forward) for number in stopping()}
     try:
         return child.wait(), stopped[0] if stopped else 0

@@ -1,17 +1,23 @@
-"""A run's options: of the command line, of a file, of the run that is resumed, of worker 0."""
+"""A run's options: of the command line, of a file, of the run that is resumed, of worker 0.
+
+Nothing here imports MXNet: the number of threads is read from the run that is resumed before.
+"""
 import argparse
+import contextlib
 import os
 from pathlib import Path
 
-from common.arguments import Scope
+from common.arguments import RECORDED_THREADS, Scope
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.threads import MOST_THREADS
 from machines.client import get_client
 
 from .folder import Run
 from .options import scope_of
 
-__all__ = ["agreed_options", "open_run", "resolve_options", "write_config"]
+__all__ = ["agreed_options", "note_threads", "open_run", "recorded_threads", "resolve_options",
+           "write_config"]
 
 
 def resolve_options(parser, argv):
@@ -55,6 +61,44 @@ def _stored_config(options):
             return folder / "config.json"
     raise UserError(f"--resume {options.resume}: no run is there (no config.json in "
                     f"{' or '.join(map(str, candidates))})")
+
+
+def recorded_threads(parser, argv):
+    """The number of threads that the run to be resumed was begun with; None if there is none.
+
+    Takes a parser of its own: its defaults change.
+    """
+    options = resolve_options(parser, argv)
+    path = _stored_config(options)
+    if path is None and options.resume and not options.name:
+        path = next(_begun_alike(options), None)
+    return path and _threads_in(path)
+
+
+def _begun_alike(options):
+    """config.json of the runs that the options go on with: the name of theirs needs MXNet."""
+    for path in sorted(Path(options.log_dir).glob("*/config.json")):
+        with contextlib.suppress(UserError):
+            if _first_change(options, read_json(path)) is None:
+                yield path
+
+
+def _threads_in(path):
+    threads = read_json(path).get(RECORDED_THREADS)
+    if not (threads is None or type(threads) is int and 1 <= threads <= MOST_THREADS):
+        raise UserError(f"{path}: {RECORDED_THREADS} must be a whole number from 1 to "
+                        f"{MOST_THREADS}, not {threads!r}")
+    return threads
+
+
+def note_threads(run, log):
+    """Warn if a resumed run has got another number of threads than it was begun with."""
+    had = _threads_in(run.config) if os.path.lexists(run.config) else None
+    have = os.environ["OMP_NUM_THREADS"]
+    if had is not None and str(had) != have:
+        log.warning(f"begun with {had} threads and gone on with {have}: sums are rounded in "
+                    "another order, so the end may differ in its bits; for the same ones set "
+                    f"OMP_NUM_THREADS={had}")
 
 
 def agreed_options(parser, argv):
@@ -128,19 +172,28 @@ def _check_goes_on(options, stored, last):
     last : pathlib.Path
         The run's last parameters.
     """
+    name = _first_change(options, stored)
+    if name:
+        raise UserError(f"a resumed run goes on as it began: --{name.replace('_', '-')} was "
+                        f"{stored[name]}; drop the option, or start a new run with another "
+                        f"--name, from its weights if you like: --resume-from {last}")
+
+
+def _first_change(options, stored):
+    """Name of an option that computes something else than what config.json says, or None."""
     for name in sorted(stored):
         value = getattr(options, name, None)
         value = list(value) if isinstance(value, tuple) else value
         if scope_of(name) & Scope.COMPUTES and value != stored[name]:
-            raise UserError(f"a resumed run goes on as it began: --{name.replace('_', '-')} was "
-                            f"{stored[name]}; drop the option, or start a new run with another "
-                            f"--name, from its weights if you like: --resume-from {last}")
+            return name
+    return None
 
 
 def write_config(run, options):
-    """Write the options into config.json, for --config and --resume."""
+    """Write the options into config.json, for --config and --resume; and the threads' number."""
     try:
         write_json(run.config, {**{name: value for name, value in vars(options).items()
-                                   if not scope_of(name) & Scope.INVOCATION}, "name": run.name})
+                                   if not scope_of(name) & Scope.INVOCATION}, "name": run.name,
+                                RECORDED_THREADS: int(os.environ["OMP_NUM_THREADS"])})
     except OSError as error:
         raise UserError(f"cannot write {run.config}: {error.strerror}") from None

@@ -3,6 +3,7 @@ import argparse
 from functools import cache, partial
 
 from common.arguments import (
+    RECORDED_THREADS,
     Parser,
     Scope,
     epochs,
@@ -45,7 +46,7 @@ def _scopes():
     add_teacher_options(add_training_options(parser))
     add_worker_options(add_device_options(parser))
     add_run_options(parser, save_period=0)
-    return parser.scopes()
+    return {**parser.scopes(), RECORDED_THREADS: Scope.HOW}
 
 
 def add_network_options(parser, model, act_layers_help):

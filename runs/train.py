@@ -26,7 +26,7 @@ from training.scores import evaluate
 from training.step import TrainStep
 from training.targets import Mixing
 
-from .config import agreed_options, open_run, write_config
+from .config import agreed_options, note_threads, open_run, write_config
 from .networks import initial_weights
 
 __all__ = ["Data", "Job", "Setup", "run_job"]
@@ -294,8 +294,9 @@ def run_job(job, parser, argv):
         step, record = job.make_parts(setup, engine, log)
         loop = Loop(engine, step, record, setup.data.val, options.log_interval,
                     options.checkpoint_every)
-        if not (options.resume and loop.resume()) and run:
-            write_config(run, options)
+        resumed = options.resume and loop.resume()
+        if run:
+            note_threads(run, log) if resumed else write_config(run, options)
         start = time.monotonic()
         with interruption.deferred():
             loop()

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 
 import pytest
 
@@ -93,6 +94,29 @@ def test_killed_within_an_epoch_and_resumed_it_ends_with_the_same_bits(finished,
     assert "resumed from" in resumed.stdout
     assert scripts.metrics(tmp_path / "logs/run") == scripts.metrics(folder / "logs/run")
     scripts.assert_same_params(tmp_path / "params/run", folder / "params/run")
+
+
+_FREE = ("import atexit, os, common.threads; common.threads.free_cores = lambda: {}; "
+         "atexit.register(lambda: print('threads:', os.environ['OMP_NUM_THREADS']))")
+
+
+def test_a_run_is_resumed_with_as_many_threads_as_it_had(cifar_files, tmp_path):
+    options = _options(cifar_files, "--limit-train", 64, "--num-epochs", 1, "--resume")
+
+    def train(free, *more, **environ):
+        result = subprocess.run(
+            scripts.command("train_cifar.py", *options, *more, first=_FREE.format(free)),
+            cwd=tmp_path, text=True, capture_output=True, timeout=120,
+            env={**os.environ, "OMP_NUM_THREADS": "", **environ})
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+    assert "threads: 1\n" in train(free=1)
+    config, = tmp_path.glob("logs/*/config.json")
+    assert json.loads(config.read_text())["threads"] == 1
+    resumed = train(free=2)
+    assert "resumed from" in resumed and "threads: 1\n" in resumed and "begun with" not in resumed
+    resumed = train(2, "--resume", config.parent, OMP_NUM_THREADS="2")
+    assert "threads: 2\n" in resumed and "begun with 1 threads and gone on with 2" in resumed
 
 
 def test_a_finished_run_without_its_checkpoints_is_not_trained_again(finished, tmp_path,

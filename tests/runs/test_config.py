@@ -5,7 +5,7 @@ import pytest
 
 from common.arguments import Parser
 from common.errors import UserError
-from runs.config import resolve_options
+from runs.config import recorded_threads, resolve_options
 from runs.options import add_device_options, add_run_options
 from runs.train import check_precision
 
@@ -47,3 +47,27 @@ def test_synchronised_normalisation_has_no_float16():
         check_precision(options, ("gpu:0",))
     options.norm_layer = "BatchNorm"
     check_precision(options, ("gpu:0",))
+
+
+@pytest.mark.parametrize("argv, expected", [
+    ([], None), (["--resume", "logs/first"], 1), (["--resume", "--name", "second"], 2),
+    (["--resume", "--name", "none"], None),
+    # Without a name it is the run that was begun with these options.
+    (["--resume", "--dtype", "float16"], 2), (["--resume", "--mode", "imperative"], None)])
+def test_the_threads_of_the_run_that_is_resumed(argv, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stored = '{"threads": %d, "mode": "hybrid", "dtype": "%s"}'
+    for name, text in (("damaged", "{"), ("first", stored % (1, "float32")),
+                       ("second", stored % (2, "float16"))):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+        (tmp_path / "logs" / name / "config.json").write_text(text)
+    assert recorded_threads(_parser(), argv) == expected
+
+
+@pytest.mark.parametrize("threads", ["0", "1025", "true", "1.5", '"2"', "[2]"])
+def test_a_number_of_threads_that_none_can_have_is_refused(threads, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs/run").mkdir(parents=True)
+    (tmp_path / "logs/run/config.json").write_text(f'{{"threads": {threads}}}')
+    with pytest.raises(UserError, match="config.json: threads must be a whole number from 1 to"):
+        recorded_threads(_parser(), ["--resume", "logs/run"])
