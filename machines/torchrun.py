@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
 
 from common.errors import UserError
 from machines.client import WardenClient, introduce, register
@@ -75,16 +76,19 @@ def launch(script, arguments, count):
         Exit code: 0, or that of the first process that failed, which has said why.
     """
     from torch.distributed.elastic.agent.server.api import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # Between processes of one machine; a machine's own name need not lead anywhere.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    config = LaunchConfig(1, 1, count, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-                          run_id=secrets.token_hex(8), max_restarts=0, local_addr="localhost")
     try:
-        elastic_launch(config, sys.executable)("-u", str(script), *arguments)
+        with tempfile.TemporaryDirectory(prefix="torchrun-") as folder:
+            config = LaunchConfig(1, 1, count, DefaultLogsSpecs(folder), secrets.token_hex(8),
+                                  rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                                  max_restarts=0, local_addr="localhost")
+            elastic_launch(config, sys.executable)("-u", str(script), *arguments)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else LOST
