@@ -4,13 +4,14 @@
     python evaluate.py --params params/demo/best.params
     python evaluate.py --onnx params/demo/best.onnx
     python evaluate.py --model cifar10-ChaATAC-b1 --pretrained
+    python evaluate.py --list
     python evaluate.py --all-released
     python evaluate.py --dataset imagenet --use-rec --rec-val val.rec --params FILE.params \\
         --model resnet50_v1b --act-type ChaATAC
 """
 import sys
 
-from common.arguments import Parser, positive_int, replaced
+from common.arguments import Parser, Scope, positive_int, replaced
 from common.errors import UserError, run_script
 from common.threads import set_threads
 from data import list_datasets
@@ -45,6 +46,8 @@ def make_parser():
                         help="score released parameters, in place of --params: those of this "
                              "name, or those of --model, which may be such a name, or a network "
                              "with its options")
+    parser.add_argument("--list", scope=Scope.INVOCATION, action="store_true",
+                        help="name the released parameters, and stop")
     parser.add_argument("--all-released", action="store_true",
                         help="score all released parameters (with --dataset, those of that data "
                              "set) and show them beside what they are listed with; exit code 1 if "
@@ -70,11 +73,17 @@ def make_parser():
 def main(argv=None):
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if options.list:
+        from explain.tables import markdown
+        from runs.released import list_released
+
+        print(markdown(list_released()))
+        return 0
     set_threads()
     if (bool(options.params) + (options.pretrained is not None) + bool(options.onnx)
             + options.all_released) != 1:
-        raise UserError("say what to score: either --params FILE or --pretrained NAME, or --onnx "
-                        "FILE, or --all-released")
+        raise UserError("say what to score: either --params FILE or --pretrained NAME (see "
+                        "--list), or --onnx FILE, or --all-released")
     if options.onnx:
         return score_onnx(options)
     devices = select_devices(options.gpus, options.num_gpus)

@@ -1,4 +1,5 @@
 """Files: the one way to open them, and writing that leaves them complete or absent."""
+import codecs
 import contextlib
 import fcntl
 import hashlib
@@ -302,10 +303,14 @@ def read_bytes(path, most_bytes, option=""):
 def read_text(path, most_bytes, option=""):
     """Text of a UTF-8 file, with or without a byte order mark; the rest as `open_file`."""
     content = read_bytes(path, most_bytes, option)
+    utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in content[:2]
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileError(f"{printable(path)} is not UTF-8 text: {error}") from None
+        if not utf16:
+            return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    found = "UTF-16" if utf16 else "another encoding, such as Latin-1 or Windows-1252"
+    raise FileError(f"{printable(path)} is not UTF-8 text but {found}: save it as UTF-8")
 
 
 def read_json(path, option=""):

@@ -1,10 +1,12 @@
 """The pictures: a gallery of heat maps, and a table of gates."""
+import bisect
 import textwrap
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.plots import make_figure, save_figure
+from common.screen import printable
 
 from .faithfulness import enlarge
 from .gates import BINS
@@ -46,8 +48,19 @@ class _Sheet:
         return self.figure.add_axes([left / self.width, 1 - (top + height) / self.height,
                                      width / self.width, height / self.height], **kwargs)
 
-    def text(self, left, top, text, **kwargs):
-        self.figure.text(left / self.width, 1 - top / self.height, text, **kwargs)
+    def text(self, left, top, text, width=None, lines=1, **kwargs):
+        """Write text; if a width is given, within it and so many lines, shortened if need be."""
+        drawn = self.figure.text(left / self.width, 1 - top / self.height, text, **kwargs)
+        if width is None:
+            return
+        text = printable(text)
+
+        def is_too_wide(letters):
+            drawn.set_text(_wrapped(text, letters, lines))
+            return drawn.get_window_extent().width > width * self.figure.dpi
+
+        fitting = bisect.bisect_left(range(2, len(text) + 1), True, key=is_too_wide)
+        drawn.set_text(_wrapped(text, fitting + 1, lines))
 
     def save(self, path):
         save_figure(self.figure, path, pil_kwargs={"optimize": True})
@@ -111,10 +124,12 @@ def draw_gallery(path, pictures, columns, title):
     step = _CELL + _GAP
     block = group * step + 2 * _GAP
     # One network is named by the title; several are named above their columns.
-    top = _MARGIN + 0.3 + (_HEADER if len(columns) > 1 else 0)
-    sheet = _Sheet(max(side_by_side * block - 3 * _GAP + 2 * _MARGIN, 3.6),
-                   top + rows * (_CELL + _CAPTION) + _LEGEND, dpi=100)
-    sheet.text(_MARGIN, _MARGIN, title, va="top", fontsize=11, fontweight="bold")
+    width = max(side_by_side * block - 3 * _GAP + 2 * _MARGIN, 4.4)
+    lines = 1 if width > 6 else 2
+    top = _MARGIN + 0.1 + 0.2 * lines + (_HEADER if len(columns) > 1 else 0)
+    sheet = _Sheet(width, top + rows * (_CELL + _CAPTION) + _LEGEND, dpi=100)
+    sheet.text(_MARGIN, _MARGIN, title, width - 2 * _MARGIN, lines, va="top", fontsize=11,
+               fontweight="bold")
     for index, picture in enumerate(pictures):
         row, place = divmod(index, side_by_side)
         left, y = _MARGIN + place * block, top + _CAPTION + row * (_CELL + _CAPTION)
@@ -125,7 +140,7 @@ def draw_gallery(path, pictures, columns, title):
         axes.imshow(image, interpolation="antialiased")
         _bare(axes)
         about = " · ".join(filter(None, (picture.label, picture.title)))
-        sheet.text(left, y - 0.06, _short(about, 24), va="bottom", fontsize=9, color=UNKNOWN)
+        sheet.text(left, y - 0.06, about, _CELL, va="bottom", fontsize=9, color=UNKNOWN)
         for k, column in enumerate(columns, 1):
             _draw_overlay(sheet, left + k * step, y, image, column.maps[index],
                           column.captions[index])
@@ -133,16 +148,20 @@ def draw_gallery(path, pictures, columns, title):
     sheet.save(path)
 
 
-def _short(text, limit):
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+def _wrapped(text, letters, lines):
+    """Text in lines of so many letters at most; what is left out is in its middle, a …"""
+    wrapped, kept = textwrap.wrap(text, letters), min(len(text), letters * lines)
+    while len(wrapped) > lines:
+        kept -= 1
+        wrapped = textwrap.wrap(f"{text[:kept - kept // 2]}…{text[len(text) - kept // 2:]}",
+                                letters)
+    return "\n".join(wrapped)
 
 
 def _draw_headers(sheet, left, top, step, columns):
     for k, column in enumerate(columns, 1):
-        lines = textwrap.wrap(column.title, 23) or [""]
-        sheet.text(left + k * step, top - 0.02, "\n".join(
-            lines if len(lines) <= 2 else [lines[0], _short(" ".join(lines[1:]), 23)]),
-            va="bottom", fontsize=8.5, fontweight="bold", linespacing=1.1)
+        sheet.text(left + k * step, top - 0.02, column.title, _CELL, 2, va="bottom",
+                   fontsize=8.5, fontweight="bold", linespacing=1.1)
 
 
 def _draw_overlay(sheet, left, top, image, heat, caption):
@@ -154,7 +173,7 @@ def _draw_overlay(sheet, left, top, image, heat, caption):
     if heat.max() <= 0:
         axes.text(0.5, 0.5, "no place speaks\nfor this class", transform=axes.transAxes,
                   ha="center", va="center", color="white", fontsize=8)
-    sheet.text(left, top - 0.06, sign + _short(caption.text, 24), va="bottom", fontsize=9,
+    sheet.text(left, top - 0.06, sign + caption.text, _CELL, va="bottom", fontsize=9,
                color=colour, fontweight="bold")
 
 
@@ -190,14 +209,15 @@ def draw_gates(path, pictures, layers, title):
     bars_top = plots_top + _PLOT + 0.42
     left = _MARGIN + _LABELS
     sheet = _Sheet(left + (1 + len(layers)) * step + _MARGIN, bars_top + _BAR + 0.4, dpi=100)
-    sheet.text(_MARGIN, _MARGIN, title, va="top", fontsize=11, fontweight="bold")
+    sheet.text(_MARGIN, _MARGIN, title, sheet.width - 2 * _MARGIN, va="top", fontsize=11,
+               fontweight="bold")
     for row, picture in enumerate(pictures):
         axes = sheet.axes(left, maps_top + row * step, _MAP, _MAP)
         axes.imshow(_smooth(picture.shown), interpolation="antialiased")
         _bare(axes)
         sheet.text(left - 0.06, maps_top + row * step + _MAP / 2,
-                   _short(picture.label or picture.title, 12), ha="right", va="center",
-                   fontsize=8, color=UNKNOWN)
+                   picture.label or picture.title, _LABELS, ha="right", va="center", fontsize=8,
+                   color=UNKNOWN)
     for k, layer in enumerate(layers, 1):
         x = left + k * step
         _draw_gate_maps(sheet, x, maps_top, layer, len(pictures))
@@ -210,8 +230,7 @@ def draw_gates(path, pictures, layers, title):
 def _draw_gate_maps(sheet, left, top, layer, count):
     maps = layer.maps[:count]
     low, high = float(maps.min()), float(maps.max())
-    sheet.text(left, top - 0.31, _short(layer.name, 22), va="bottom", fontsize=7.5,
-               fontweight="bold")
+    sheet.text(left, top - 0.31, layer.name, _MAP, va="bottom", fontsize=7.5, fontweight="bold")
     sheet.text(left, top - 0.16, layer.kind, va="bottom", fontsize=7.5, color=UNKNOWN)
     sheet.text(left, top - 0.02, f"{low:.2f} to {high:.2f}", va="bottom", fontsize=7.5,
                color=UNKNOWN)

@@ -69,7 +69,7 @@ def load_subjects(paths, options, context):
         If a file is missing, nothing describes it, it does not fit, or the networks do not
         belong together.
     """
-    from data import get_dataset
+    from data import get_dataset, list_datasets
     from engines.gluon import Normalize
 
     descriptions = [find_description(path, options) for path in paths]
@@ -77,6 +77,9 @@ def load_subjects(paths, options, context):
 
     @cache
     def load_data():
+        if not options.dataset and name.lower() not in list_datasets():
+            raise UserError(f"{paths[0]} was trained on {name}, photographs that are not looked "
+                            "up: give some with --images, files or folders")
         return get_dataset(name, options.data_dir, options.data_url)
 
     subjects = []

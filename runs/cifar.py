@@ -22,6 +22,11 @@ class CifarTraining(Job):
         """See `open_cifar`."""
         return open_cifar(options, batch_size, shard)
 
+    def evaluation_options(self, options):
+        """The folder or the archive, if one was named."""
+        return {name: getattr(options, name) for name in ("data_dir", "data_url")
+                if getattr(options, name) is not None}
+
 
 def open_cifar(options, batch_size, shard):
     """The data set that the options name, as `runs.train.Data`."""

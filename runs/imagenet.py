@@ -39,10 +39,17 @@ class ImageNetTraining(Job):
             options.input_size, options.crop_ratio, options.seed, shard,
             options.num_data_workers))
 
+    def evaluation_options(self, options):
+        """The records or the folder."""
+        names = ("use_rec", "rec_val", "rec_val_idx") if options.use_rec else ("data_dir",)
+        return {name: getattr(options, name) for name in (*names, "crop_ratio")
+                if getattr(options, name) is not None}
+
     def first_weights(self, options, description):
         """Those of --resume-from or --pretrained."""
         if options.pretrained:
-            return find_released(description, options.dataset).path
+            dataset = None if options.new_classifier else options.dataset
+            return find_released(description, dataset).path
         return options.resume_from
 
     def make_teacher(self, options, outputs):

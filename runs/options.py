@@ -336,6 +336,8 @@ def add_run_options(parser, save_period=None):
         add("--resume-from", "--resume-params", scope=Scope.COMPUTES | Scope.MACHINE,
             metavar="FILE.params",
             help="start a new run from these weights")
+        add("--new-classifier", action="store_true",
+            help="take over all of them but the last layer's: other classes are learnt")
     add("--overwrite", scope=Scope.INVOCATION,
         action="store_true", help="delete an earlier run of the same name first")
     add("--summary", scope=Scope.INVOCATION,

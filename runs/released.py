@@ -9,8 +9,8 @@ from model.zoo import build
 
 from .weights import WeightsError, load_weights
 
-__all__ = ["RELEASED", "Released", "find_released", "load_released", "released_by_name",
-           "verify_file"]
+__all__ = ["RELEASED", "Released", "find_released", "list_released", "load_released",
+           "released_by_name", "verify_file"]
 
 _PARAMS_FOLDER = Path(__file__).resolve().parents[1] / "params"
 
@@ -98,8 +98,8 @@ def find_released(description, dataset):
     ----------
     description : dict
         See `runs.describe.describe`.
-    dataset : str
-        What it shall have been trained on.
+    dataset : str or None
+        What it shall have been trained on; None: whatever it was.
 
     Raises
     ------
@@ -107,12 +107,27 @@ def find_released(description, dataset):
         If there is none, or its file is missing or damaged.
     """
     for released in RELEASED:
-        if (released.model, released.options, released.dataset) == (
-                description["model"], description["options"], dataset):
+        if ((released.model, released.options) == (description["model"], description["options"])
+                and dataset in (None, released.dataset)):
             verify_file(released.path, released)
             return released
-    raise WeightsError(f"no parameters of this {description['model']} on {dataset} are released; "
+    where = f" on {dataset}" if dataset else ""
+    raise WeightsError(f"no parameters of this {description['model']}{where} are released; "
                        f"released: {_released_names()}")
+
+
+def list_released():
+    """What is released, as rows of a table.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``data set``, ``epochs``, ``test accuracy %`` after the last of them, and
+        the ``command`` that scores it.
+    """
+    return [{"name": each.name, "data set": each.dataset, "epochs": each.figures["epoch"] + 1,
+             "test accuracy %": f"{100 * each.figures['val_accuracy']:.2f}",
+             "command": f"python evaluate.py --pretrained {each.name}"} for each in RELEASED]
 
 
 def released_by_name(name):

@@ -135,6 +135,10 @@ class Job:
         """See `engines.interface.Loss`."""
         return None
 
+    def evaluation_options(self, options):
+        """With which options evaluate.py finds the data: name -> value."""
+        raise NotImplementedError
+
     # ---- an ordinary run's -------------------------------------------------------------------
 
     def default_name(self, options, description):
@@ -230,12 +234,9 @@ class Job:
         for what, path in (("params", run.params), ("log", run.log_file),
                            ("metrics", run.metrics), ("curves", run.curves)):
             loop.log.info(f"{what + ':':9}{path}")
-        options = setup.options
-        given = {name: getattr(options, name) for name in ("data_dir", "data_url")
-                 if getattr(options, name, None) is not None and self.style == "cifar"}
         loop.log.info("evaluate: " + shlex.join(
             ["python", "evaluate.py", "--params", str(run.params / "best.params"),
-             *as_arguments(given)]))
+             *as_arguments(self.evaluation_options(setup.options))]))
 
 
 def make_mixing(options):
@@ -342,9 +343,14 @@ def make_engine(job, setup):
     def build(devices):
         return job.build(setup.description, dataset.outputs, devices)
 
+    path = job.first_weights(options, setup.description)
+    new_classifier = getattr(options, "new_classifier", False)
+    if new_classifier and not path:
+        raise UserError("--new-classifier has no meaning without weights to start from: name "
+                        "their file with --resume-from")
     _check_norms(build(1), options.batch_size, size)
-    weights = initial_weights(build, options.seed, (3, size, size),
-                              job.first_weights(options, setup.description), options.summary)
+    weights = initial_weights(build, options.seed, (3, size, size), path, options.summary,
+                              new_classifier)
     model = setup.description["options"]
     return GluonEngine(build, weights, Settings(
         groups=job.make_groups(options, weights), loss=job.make_loss(options, dataset.outputs),

@@ -1,4 +1,6 @@
 """Reading parameter files into networks."""
+import os
+
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 
@@ -6,20 +8,25 @@ from common.errors import UserError
 from common.params import ParamsError, read_params
 from model.resnet_v2_cifar import translate_reference_key
 
-__all__ = ["WeightsError", "read_weights", "load_weights"]
+__all__ = ["OtherClasses", "WeightsError", "classifier", "read_weights", "load_weights"]
 
 
 class WeightsError(UserError):
     """A parameter file cannot be read, or belongs to another network."""
 
 
+class OtherClasses(WeightsError):
+    """A parameter file is of the same network with another number of outputs."""
+
+
 def read_weights(path):
-    """Read a file written by Gluon's ``save_parameters``.
+    """Read a file written by Gluon's ``save_parameters``, or by MXNet's ``export``.
 
     Returns
     -------
     dict of str to mxnet.nd.NDArray
-        Arrays on the CPU by structural name, in this project's spelling.
+        Arrays on the CPU by their names in the file, in this project's spelling; without the
+        ``arg:`` or ``aux:`` of an export.
 
     Raises
     ------
@@ -36,7 +43,7 @@ def read_weights(path):
     for key in list(arrays):
         # One after the other, so that the file is never in memory twice.
         array = arrays.pop(key)
-        name = translate_reference_key(key)
+        name = translate_reference_key(key.removeprefix("arg:").removeprefix("aux:"))
         if name in weights:
             raise WeightsError(f"{path} holds {name} in two spellings")
         weights[name] = mx.nd.array(array, dtype=array.dtype)
@@ -49,22 +56,47 @@ def _few(names, limit=3):
     return ", ".join(names[:limit]) + more
 
 
+def classifier(parameters):
+    """Names of the last layer's parameters, which all networks here have at their end."""
+    layer, _, _ = list(parameters)[-1].rpartition(".")
+    return [name for name in parameters if name.rpartition(".")[0] == layer]
+
+
+def _structural(arrays, parameters):
+    """The arrays by structural name, where the file has the names of Gluon's parameters.
+
+    They begin with a prefix that counts the networks of the process that wrote them.
+    """
+    if any("." in name for name in arrays):
+        return arrays
+    ours, theirs = (len(os.path.commonprefix(list(names))) for names in (
+        [parameter.name for parameter in parameters.values()], arrays))
+    known = {parameter.name[ours:]: name for name, parameter in parameters.items()}
+    return {known.get(name[theirs:], name): array for name, array in arrays.items()}
+
+
 def _check_fit(path, arrays, parameters):
     """Raise WeightsError unless names and shapes are those of the network."""
     missing, extra = parameters.keys() - arrays.keys(), arrays.keys() - parameters.keys()
-    differing = [f"{name} {tuple(arrays[name].shape)} instead of {tuple(parameters[name].shape)}"
+    differing = {name: f"{name} {tuple(arrays[name].shape)} instead of "
+                       f"{tuple(parameters[name].shape)}"
                  for name in parameters.keys() & arrays.keys()
-                 if arrays[name].shape != parameters[name].shape]
+                 if arrays[name].shape != parameters[name].shape}
+    last = classifier(parameters)
+    if differing and not (missing or extra or differing.keys() - set(last)):
+        raise OtherClasses(f"{path} holds a network of {arrays[last[0]].shape[0]:,} outputs; "
+                           f"{parameters[last[0]].shape[0]:,} are asked for")
     problems = [text for found, text in (
         (missing, f"{len(missing)} of the network's {len(parameters)} parameters are not in "
                   f"the file ({_few(missing)})"),
         (extra, f"{len(extra)} in the file are not in the network ({_few(extra)})"),
-        (differing, f"{len(differing)} differ in shape ({_few(differing)})")) if found]
+        (differing, f"{len(differing)} differ in shape ({_few(differing.values())})"))
+        if found]
     if problems:
         raise WeightsError(f"{path} was written by another network: " + "; ".join(problems))
 
 
-def load_weights(net, path, ctx=None):
+def load_weights(net, path, ctx=None, new=()):
     """Fill a network from a parameter file of any float type.
 
     Parameters
@@ -72,18 +104,24 @@ def load_weights(net, path, ctx=None):
     net : mxnet.gluon.Block
         A network whose parameter shapes are known.
     path : str or pathlib.Path
-        File written by ``save_parameters``, by this project or by the authors' code.
+        File written by ``save_parameters``, by this project or by the authors' code, or by
+        MXNet's ``export``.
     ctx : mxnet.Context or list of them, optional
         Where the parameters shall live; the CPU if not given.
+    new : collection of str, default ()
+        Names of parameters that the network has already, and keeps.
 
     Raises
     ------
     WeightsError
         If the file cannot be read, or names or shapes differ from the network's.
     """
-    arrays = read_weights(path)
     parameters = net._collect_params_with_prefix()
+    arrays = _structural(read_weights(path), parameters)
+    if new:
+        arrays.update((name, parameters[name].data()) for name in new)
     _check_fit(path, arrays, parameters)
-    net.initialize(ctx=ctx or mx.cpu(), force_reinit=False)
+    if not new:
+        net.initialize(ctx=ctx or mx.cpu(), force_reinit=False)
     for name, parameter in parameters.items():
         parameter.set_data(arrays[name].astype(parameter.dtype))

@@ -1,6 +1,7 @@
 """gradcam.py, run as a user runs it, and the pictures that it draws."""
 import csv
 import io
+import itertools
 import json
 from functools import cache
 
@@ -51,6 +52,11 @@ def folder(tmp_path_factory):
     described = {"model": "resnet_v2_cifar", "options": {"blocks": 1, "activation": "relu"},
                  "dataset": {**DATA, "name": "letters", "class_names": list("abcdefghij")}}
     (other / "best.json").write_text(json.dumps(described))
+    photos = folder / "params/photos"
+    photos.mkdir()
+    (photos / "best.params").write_bytes((folder / "params/relu/best.params").read_bytes())
+    described["dataset"]["name"] = "imagenet"
+    (photos / "best.json").write_text(json.dumps(described))
     (folder / "folder.png").mkdir()
     damaged = folder / "params/damaged"
     damaged.mkdir()
@@ -135,6 +141,7 @@ def test_layers_are_listed(folder):
      ["unknown data set 'shape'", "shapes"]),
     (["--params", "bare.params", "--model", "atac", "--blocks", "2", "--dataset", "shapes"],
      ["written by another network"]),
+    (["--run", "photos"], ["photos/best.params was trained on imagenet", "--images"]),
     (["--run", "relu", "other"], ["different classes (shapes and letters)"]),
     (["--run", "relu", "--layer", "features.9"],
      ["no layer 'features.9'", "Closest: features.", "--list-layers"]),
@@ -204,6 +211,31 @@ def test_the_gallery_s_size_follows_its_contents(tmp_path):
     assert sizes[4, 6][1] > 3 * sizes[4, 1][1]          # or one below the other
     assert sizes[4, 1][0] > sizes[2, 1][0]
     assert not list(tmp_path.glob(".*"))
+
+
+_LONG = ["resnet18 CBAM at block", "a run WITH WIDE CAPITALS IN ITS NAME", "unbroken" * 20,
+         "cifar10-resnet_v2_cifar-b1-ChaATAC-seed0 (epoch-100)"]
+
+
+@pytest.mark.parametrize("networks, images", [(1, 1), (1, 4), (4, 2)])
+def test_no_text_of_a_gallery_reaches_into_another(networks, images, tmp_path, monkeypatch):
+    """However long the names of networks, classes and files are; probabilities stay readable."""
+    figures = []
+    monkeypatch.setattr("explain.figures.save_figure", lambda figure, *_, **__: figures.append(
+        figure))
+    pixels = np.zeros((3, 32, 32), np.uint8)
+    picture = Picture(pixels, pixels.transpose(1, 2, 0), "a file.jpg", "great white shark")
+    columns = [Column(name, np.ones((images, 8, 8), np.float32),
+                      [Caption(f"GREAT {name} 100 %", True)] * images)
+               for name in _LONG[:networks]]
+    draw_gallery(tmp_path / "gallery.png", [picture] * images, columns, f"Grad-CAM of {_LONG[3]}"
+                 ": what speaks for the predicted class")
+    [figure] = figures
+    boxes = [text.get_window_extent() for text in figure.texts]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    assert all(figure.bbox.containsx(x) for box in boxes for x in (box.x0, box.x1))
+    assert sum(text.get_text().endswith("100 %") for text in figure.texts) == networks * images
 
 
 def test_captions_tell_right_from_wrong():

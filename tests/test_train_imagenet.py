@@ -3,6 +3,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -98,10 +99,11 @@ def test_evaluation_counts_and_tabulates(finished, records, photos, tmp_path):
     error = re.findall(r"err-top1=([\d.]+)", result.stdout)[-1]
     params = folder / "params/run/last.params"
     table = tmp_path / "scores.csv"
-    for source in (("--use-rec", "--rec-val", records / "val.rec"),
-                   ("--data-dir", photos, "--crops", 10)):
-        scored = scripts.run("evaluate.py", "--params", params, *source, "--csv", table,
-                             "--batch-size", 4, "-j", 1, "--num-gpus", 0, cwd=tmp_path)
+    printed, = re.findall(r"evaluate: python evaluate.py (.*)", result.stdout)
+    for source, place in ((shlex.split(printed), folder),
+                          (("--params", params, "--data-dir", photos, "--crops", 10), tmp_path)):
+        scored = scripts.run("evaluate.py", *source, "--csv", table,
+                             "--batch-size", 4, "-j", 1, "--num-gpus", 0, cwd=place)
         assert scored.returncode == 0, scored.stderr
         assert "6 images, " in scored.stdout and "95 % interval" in scored.stdout
     with open(table, newline="") as stream:

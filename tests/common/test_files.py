@@ -45,6 +45,20 @@ def test_what_is_no_json_object_is_refused(tmp_path, content):
         read_json(path)
 
 
+@pytest.mark.parametrize("encoding, message", [
+    ("utf-8-sig", None), ("utf-16", "not UTF-8 text but UTF-16: save it as UTF-8"),
+    ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16"),
+    ("latin-1", "not UTF-8 text but another encoding, such as Latin-1")])
+def test_a_json_file_of_another_encoding_is_named_with_it(encoding, message, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_bytes('{"name": "größer"}'.encode(encoding))
+    if message is None:
+        assert read_json(path) == {"name": "größer"}
+        return
+    with pytest.raises(FileError, match=message):
+        read_json(path)
+
+
 def test_sha256(tmp_path):
     path = tmp_path / "abc"
     path.write_bytes(b"abc")

@@ -38,7 +38,12 @@ ELSEWHERE = {
     "gradcam.py": {
         "gates": _AT_ONCE, "run": _AT_ONCE, "list_layers": (_GRADCAM, "test_layers_are_listed"),
         "images": (_GRADCAM, "test_pictures_of_files"),
-        "indices": (_GRADCAM, "test_bad_input"), "drop_rate": _OF_TRAINING}}
+        "indices": (_GRADCAM, "test_bad_input"), "drop_rate": _OF_TRAINING},
+    "train_cifar.py": {"new_classifier": (
+        "tests/runs/test_weights.py", "test_a_new_classifier_is_drawn_and_the_rest_taken_over")},
+    "train_imagenet.py": {"new_classifier": (
+        "tests/runs/test_weights.py",
+        "test_a_released_network_is_trained_on_for_other_photographs")}}
 
 
 @pytest.mark.parametrize("script", sorted(COVERED))

@@ -3,6 +3,7 @@ import hashlib
 
 import pytest
 
+import evaluate
 from model.zoo import build
 from runs import released as listed
 from runs.released import Released, find_released, released_by_name, verify_file
@@ -15,7 +16,7 @@ def released(tmp_path, monkeypatch):
     (tmp_path / "net.params").write_bytes(content)
     entry = Released("net-cifar10", "net.params", len(content),
                      hashlib.sha256(content).hexdigest(), "cifar10", 10, "resnet_v2_cifar",
-                     {"blocks": 1, "activation": "ChaATAC"}, {"val_accuracy": 0.9},
+                     {"blocks": 1, "activation": "ChaATAC"}, {"val_accuracy": 0.9, "epoch": 0},
                      url="https://example.org/net.params")
     monkeypatch.setattr(listed, "_PARAMS_FOLDER", tmp_path)
     monkeypatch.setattr(listed, "RELEASED", [entry])
@@ -46,6 +47,15 @@ def test_what_is_not_released_is_said(released):
         released_by_name("other")
     with pytest.raises(WeightsError, match="no parameters of this resnet_v2_cifar on cifar100"):
         find_released(released.description, "cifar100")
+
+
+def test_what_is_released_is_listed(released, capsys):
+    [row] = listed.list_released()
+    assert (row["name"], row["data set"], row["test accuracy %"]) == ("net-cifar10", "cifar10",
+                                                                     "90.00")
+    assert evaluate.main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert all(str(value) in said for value in row.values())
 
 
 def test_all_entries_build_and_their_files_are_whole():
