@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import scripts
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 _MOST_LINES = 170
@@ -56,6 +58,20 @@ def test_files_that_are_named_exist(page):
                            page.read_text(encoding="utf-8")):
         if name.split("/")[0] in folders:
             assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("block", re.findall(
+    r"(?ms)^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8")),
+    ids=lambda block: block.split()[1])
+def test_python_that_is_shown_runs(block, tmp_path, monkeypatch):
+    """On small files of CIFAR-10 where the official ones are looked for, and the logs that are here."""
+    scripts.drawn_cifar(tmp_path / ".mxnet/datasets/cifar10", 256, 32)
+    (tmp_path / "logs").mkdir()
+    for folder in (ROOT / "logs").glob("cifar10-*-b1-seed*"):
+        (tmp_path / "logs" / folder.name).symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    exec(compile(block, "docs/python.md", "exec"), {})
 
 
 def test_the_readme_is_short():

@@ -143,6 +143,12 @@ def test_a_release_is_listed_with_its_digest_and_figures(run_folder, tmp_path, m
     assert released.figures == _released("cifar10-relu-b1").figures
 
 
+def test_the_page_lists_what_is_released():
+    """Its links are followed by test_docs.py."""
+    entries = [dataclasses.asdict(each) for each in listed.RELEASED]
+    assert (ROOT / "docs/released.md").read_text(encoding="utf-8") == release.page(entries)
+
+
 @pytest.mark.parametrize("spoil, message", [
     (lambda folder: (folder / "last.json").unlink(), "cannot read"),
     (lambda folder: (folder / "last.json").write_text("{"), "is not a JSON file"),

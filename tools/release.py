@@ -4,8 +4,8 @@
     python -m tools.release cifar10-relu-b1-seed0 cifar10-ChaATAC-b1-seed0
 
 params/<run>/last.params and its JSON become params/<name>.params and .json, where <name> is
-the run's without its seed; runs/released.json gets their size, SHA-256 and figures. What is
-listed under the same name already is replaced. Then `git add -f` the files and logs/<run>.
+the run's without its seed; runs/released.json gets their size, SHA-256 and figures, and
+docs/released.md is written anew. What is listed under the same name already is replaced. Then `git add -f` the files and logs/<run>.
 """
 import json
 import re
@@ -21,6 +21,19 @@ from runs.description import count_outputs, read_description
 ROOT = Path(__file__).resolve().parents[1]
 _LISTED = ROOT / "runs" / "released.json"
 _MOST_BYTES = 2_000_000
+_PAGE = """\
+# Released networks
+
+Written by `python -m tools.release RUN`. Each is the last epoch of one run, in `params/`; its account is
+in `logs/RUN/`. `python evaluate.py --list` and `runs.released.list_released()` name them, too.
+
+    python evaluate.py --pretrained NAME                          # its score, on all test images
+    python evaluate.py --all-released                             # all, beside what stands here
+    python train_cifar.py --config logs/RUN/config.json --name again    # trains it once more
+
+| name | data set | epochs | test accuracy % | its run |
+|---|---|---:|---:|---|
+"""
 _FIGURES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
             "val_top5_accuracy")
 
@@ -40,6 +53,20 @@ def main(argv=None):
               f"{100 * entry['figures']['val_accuracy']:.2f} %")
     write_text(_LISTED, json.dumps(sorted(entries.values(), key=lambda each: each["name"]),
                                    indent=1) + "\n")
+    write_text(ROOT / "docs" / "released.md", page(entries.values()))
+
+
+def page(entries):
+    """docs/released.md, of the entries of released.json."""
+    rows = []
+    for entry in sorted(entries, key=lambda each: each["name"]):
+        logs, figures = f"../logs/{entry['run']}", entry["figures"]
+        links = ", ".join(f"[{name}]({logs}/{file})" for name, file in (
+            ("log", "train.log"), ("figures", "metrics.csv"), ("curves", "curves.png")))
+        rows.append(f"| [{entry['name']}](../params/{entry['file']}) | {entry['dataset']} "
+                    f"| {figures['epoch'] + 1} | {100 * figures['val_accuracy']:.2f} "
+                    f"| {links} |\n")
+    return _PAGE + "".join(rows)
 
 
 def check(folder):
