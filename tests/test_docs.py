@@ -64,7 +64,7 @@ def test_files_that_are_named_exist(page):
     r"(?ms)^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8")),
     ids=lambda block: block.split()[1])
 def test_python_that_is_shown_runs(block, tmp_path, monkeypatch):
-    """On small files of CIFAR-10 where the official ones are looked for, and the logs that are here."""
+    """On small files of CIFAR-10 where the official ones are looked for, and our logs."""
     scripts.drawn_cifar(tmp_path / ".mxnet/datasets/cifar10", 256, 32)
     (tmp_path / "logs").mkdir()
     for folder in (ROOT / "logs").glob("cifar10-*-b1-seed*"):

@@ -5,7 +5,8 @@
 
 params/<run>/last.params and its JSON become params/<name>.params and .json, where <name> is
 the run's without its seed; runs/released.json gets their size, SHA-256 and figures, and
-docs/released.md is written anew. What is listed under the same name already is replaced. Then `git add -f` the files and logs/<run>.
+docs/released.md is written anew. What is listed under the same name already is replaced. Then
+`git add -f` the files and logs/<run>.
 """
 import json
 import re
@@ -24,8 +25,9 @@ _MOST_BYTES = 2_000_000
 _PAGE = """\
 # Released networks
 
-Written by `python -m tools.release RUN`. Each is the last epoch of one run, in `params/`; its account is
-in `logs/RUN/`. `python evaluate.py --list` and `runs.released.list_released()` name them, too.
+Written by `python -m tools.release RUN`. Each is the last epoch of one run, in `params/`; its
+account is in `logs/RUN/`. `python evaluate.py --list` and `runs.released.list_released()` name
+them, too.
 
     python evaluate.py --pretrained NAME                          # its score, on all test images
     python evaluate.py --all-released                             # all, beside what stands here
