@@ -12,6 +12,7 @@ __all__ = ["MOST_THREADS", "busy_shares", "free_cores", "own_environment", "phys
 _CPU_FOLDER = Path("/sys/devices/system/cpu")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _CPU_TIMES = Path("/proc/stat")
+_BY_SESSIONS = Path("/proc/sys/kernel/sched_autogroup_enabled")
 _SAMPLE_S = 0.1    # ten of the ticks in which Linux counts
 
 
@@ -85,16 +86,28 @@ def _cpu_times(text):
     return {int(name[3:]): list(map(int, times)) for name, *times in rows if name != "cpu"}
 
 
-def free_cores(cpu_folder=_CPU_FOLDER, quota_file=_CPU_QUOTA, read=_CPU_TIMES.read_text):
+def _nice_competes(by_sessions):
+    """Whether work of a lower priority takes time from this process all the same."""
+    try:
+        # Linux then shares out the cores by sessions, and priorities only within each.
+        if by_sessions.read_text().strip() == "1":
+            return True
+    except OSError:
+        pass
+    return os.nice(0) > 0
+
+
+def free_cores(cpu_folder=_CPU_FOLDER, quota_file=_CPU_QUOTA, read=_CPU_TIMES.read_text,
+               by_sessions=_BY_SESSIONS):
     """Number of physical cores that other processes leave free now, at least 1.
 
-    Work of a lower priority than this process's makes way for it and so does not count.
+    Work of a lower priority does not count where it makes way for this process.
     """
     cores = _cores(cpu_folder)
     try:
         before = read()
         time.sleep(_SAMPLE_S)
-        shares = busy_shares(before, read(), niced=os.nice(0) > 0)
+        shares = busy_shares(before, read(), niced=_nice_competes(by_sessions))
     except OSError:    # no Linux
         shares = {}
     busy = sum(min(sum(shares.get(cpu, 0) for cpu in core), 1) for core in cores)

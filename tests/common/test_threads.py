@@ -71,25 +71,28 @@ def test_what_each_cpu_is_busy_with():
     assert busy_shares("cpu3 0 0 0 0 0 0 0 0 0 0", "cpu3 0 0 0 4 2 1 1 2 9 9") == {3: 0.4}
 
 
-@pytest.mark.parametrize("after, siblings, quota, nice, expected", [
-    ("idle", ["0", "1"], "max 100000", 0, 2),
-    ("one busy", ["0", "1"], "max 100000", 0, 1),
-    ("one busy, on both", ["0", "1"], "max 100000", 0, 1),
-    ("one a little", ["0", "1"], "max 100000", 0, 2),
-    ("both busy", ["0", "1"], "max 100000", 0, 1),
-    ("both of lower priority", ["0", "1"], "max 100000", 0, 2),
-    ("both of lower priority", ["0", "1"], "max 100000", 5, 1),    # as low as this process
-    ("one busy", ["0-1", "0-1"], "max 100000", 0, 1),
-    ("idle", ["0", "1"], "100000 100000", 0, 1),
+@pytest.mark.parametrize("after, siblings, quota, nice, by_sessions, expected", [
+    ("idle", ["0", "1"], "max 100000", 0, "0", 2),
+    ("one busy", ["0", "1"], "max 100000", 0, "0", 1),
+    ("one busy, on both", ["0", "1"], "max 100000", 0, "0", 1),
+    ("one a little", ["0", "1"], "max 100000", 0, "0", 2),
+    ("both busy", ["0", "1"], "max 100000", 0, "0", 1),
+    ("both of lower priority", ["0", "1"], "max 100000", 0, "0", 2),
+    ("both of lower priority", ["0", "1"], "max 100000", 5, "0", 1),    # this process is low, too
+    ("both of lower priority", ["0", "1"], "max 100000", 0, "1", 1),    # they do not make way
+    ("one busy", ["0-1", "0-1"], "max 100000", 0, "0", 1),
+    ("idle", ["0", "1"], "100000 100000", 0, "1", 1),
 ])
-def test_free_cores(after, siblings, quota, nice, expected, tmp_path, monkeypatch):
+def test_free_cores(after, siblings, quota, nice, by_sessions, expected, tmp_path, monkeypatch):
     _topology(tmp_path, siblings)
     (tmp_path / "cpu.max").write_text(quota)
+    (tmp_path / "autogroup").write_text(by_sessions + "\n")
     monkeypatch.setattr(threads, "_usable_cpus", lambda: {0, 1})
     monkeypatch.setattr(threads, "_SAMPLE_S", 0)
     monkeypatch.setattr(os, "nice", lambda by: nice)
     texts = iter((_AT_FIRST, _STATS[after]))
-    assert free_cores(tmp_path, tmp_path / "cpu.max", lambda: next(texts)) == expected
+    assert free_cores(tmp_path, tmp_path / "cpu.max", lambda: next(texts),
+                      tmp_path / "autogroup") == expected
 
 
 def test_a_busy_cpu_that_this_process_may_not_use_takes_nothing(tmp_path, monkeypatch):
