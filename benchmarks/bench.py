@@ -3,6 +3,8 @@
 
     python -m benchmarks.bench [--only pipeline,step,...] [--rounds 5]
 
+The group ``beside`` tells what is left of the speed beside a process that keeps a core busy.
+
 Every contestant is a process of its own with both of the machine's caches warm. They take
 turns, a round each, and all but one are stopped (SIGSTOP) while it runs, so that whatever
 slows the machine down hits all alike. Figures are medians over the rounds.
@@ -21,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.contestant import CONTESTANTS
 from benchmarks.workloads import GROUPS
-from common.arguments import Parser, names, positive_int
+from common.arguments import Parser, names, positive_int, replaced
 from common.errors import UserError, run_script
 from common.files import write_text
 from common.tables import csv_text
@@ -31,24 +33,31 @@ _ROOT = Path(__file__).resolve().parents[1]
 # Each contestant sets its own threads; the caller's settings would reach them all.
 _SETTINGS = ("OMP_", "MXNET_", "KMP_", "GOMP_", "MKL_", "DNNL_", "TORCH_")
 
-_TORCH = ("PyTorch eager", "PyTorch channels_last", "PyTorch compiled", "PyTorch bf16",
-          "PyTorch compiled bf16")
+# What the scripts' own choice is measured against: every core, and GNU's OpenMP as it is.
+_ENVIRONMENTS = {"ours, spinning": {"OMP_NUM_THREADS": str(physical_cores()),
+                                    "GOMP_SPINCOUNT": "300000"}}
+_BUSY = (sys.executable, "-c", "while True: pass")
+
+_TORCH_FLOAT32 = ("PyTorch eager", "PyTorch channels_last", "PyTorch compiled",
+                  "PyTorch compiled channels_last")
+_TORCH = (*_TORCH_FLOAT32, "PyTorch bf16", "PyTorch compiled bf16")
 _EXPORTED = ("ours, ONNX Runtime", "ours, OpenVINO", "ours, OpenVINO bf16")
 _LINE_UP = {
-    "pipeline": ("ours", "step alone", "reference style", "PyTorch eager",
-                 "PyTorch channels_last", "PyTorch compiled"),
+    "pipeline": ("ours", "step alone", "reference style", *_TORCH_FLOAT32),
     "step": ("ours", "reference style", *_TORCH),
     "inference": ("ours", *_EXPORTED, *_TORCH),
     "data": ("ours", "reference style", "PyTorch eager"),
 }
+_BESIDE = ("ours", "ours, spinning", "PyTorch eager", "PyTorch compiled channels_last")
 
 
 @dataclass
 class Contestant:
-    """A running contestant and its rounds."""
+    """A running contestant and its rounds; perhaps beside a process that keeps a core busy."""
 
     name: str
-    process: subprocess.Popen = None
+    beside: bool = False
+    processes: list = field(default_factory=list)    # its own is the last
     num_params: int = 0
     rates: list = field(default_factory=list)    # images/s
     peak_mib: float = 0.0
@@ -59,19 +68,25 @@ class Contestant:
         python = options.torch_python if module.endswith("pytorch") else sys.executable
         environ = {key: value for key, value in os.environ.items()
                    if not key.startswith(_SETTINGS)}
-        self.process = subprocess.Popen(
-            [python, "-m", "benchmarks.contestant", self.name, workload, options.data_dir],
-            cwd=_ROOT, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, start_new_session=True)
+        if self.beside:
+            self._start(_BUSY)
+        self._start([python, "-m", "benchmarks.contestant", self.name, workload,
+                     options.data_dir], env={**environ, **_ENVIRONMENTS.get(self.name, {})},
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         answer = self._answer()
         if answer:
             self.num_params = answer["num_params"]
             self._signal(signal.SIGSTOP)
 
+    def _start(self, command, **options):
+        self.processes.append(subprocess.Popen(command, cwd=_ROOT, text=True,
+                                               start_new_session=True, **options))
+
     def round(self):
         self._signal(signal.SIGCONT)
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        stream = self.processes[-1].stdin
+        stream.write("go\n")
+        stream.flush()
         answer = self._answer()
         if answer:
             self.rates.append(answer["images"] / answer["seconds"])
@@ -79,22 +94,30 @@ class Contestant:
             self._signal(signal.SIGSTOP)
 
     def stop(self):
-        if self.process is None:
-            return
-        if self.process.poll() is None:
-            self._signal(signal.SIGKILL)
-        self.process.communicate()
+        self._signal(signal.SIGKILL)
+        for process in self.processes:
+            with process:    # closes its pipes and waits for it
+                pass
+        self.processes = []
 
     def _signal(self, number):
-        os.killpg(self.process.pid, number)    # with its worker processes
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, number)    # with its worker processes
 
     def _answer(self):
-        line = self.process.stdout.readline()
+        line = self.processes[-1].stdout.readline()
         if line:
             return json.loads(line)
-        lines = self.process.stderr.read().strip().splitlines()
+        lines = self.processes[-1].stderr.read().strip().splitlines()
         self.problem = lines[-1] if lines else "ended without a word"
+        self.stop()
         return None
+
+    @property
+    def shown(self):
+        """Its name in tables."""
+        return self.name + " beside" * self.beside
 
     @property
     def median(self):
@@ -109,19 +132,21 @@ def contest(name, workload, options):
     list of Contestant
         With what they did, or why they could not.
     """
-    line_up = [each for each in _LINE_UP[workload.kind] if options.torch_python
-               or not CONTESTANTS[each][0].endswith("pytorch")]
+    line_up = [Contestant(each, beside)
+               for each in (_BESIDE if workload.beside else _LINE_UP[workload.kind])
+               for beside in (False, True)[:1 + workload.beside]
+               if options.torch_python or not CONTESTANTS[each][0].endswith("pytorch")]
     contestants = []
     try:
         for each in line_up:
-            show(f"{name}: preparing {each}")
-            contestants.append(Contestant(each))    # before it starts: it may be broken off there
-            contestants[-1].start(name, options)
+            show(f"{name}: preparing {each.shown}")
+            contestants.append(each)    # before it starts: it may be broken off there
+            each.start(name, options)
         for number in range(options.rounds):
             for each in contestants[number % len(contestants):] + \
                     contestants[:number % len(contestants)]:
                 if not each.problem:
-                    show(f"{name}: round {number + 1} of {options.rounds}, {each.name}")
+                    show(f"{name}: round {number + 1} of {options.rounds}, {each.shown}")
                     each.round()
     finally:
         for each in contestants:
@@ -220,6 +245,21 @@ def markdown(name, contestants):
     return "\n".join(lines) + "\n"
 
 
+def beside_markdown(name, contestants):
+    """A table of one workload: medians alone and beside a busy process."""
+    lines = [f"### {name}, beside a process that keeps a core busy", "",
+             "| contestant | images/s alone | beside | of that is left | ours beside is |",
+             "|---|---:|---:|---:|---:|"]
+    ours = contestants[1]
+    for alone, beside in zip(contestants[::2], contestants[1::2]):
+        problem = alone.problem or beside.problem
+        lines.append(f"| {alone.name} | {problem[:90]} | | | |" if problem else
+                     f"| {alone.name} | {_rate(alone.median)} | {_rate(beside.median)} | "
+                     f"{beside.median / alone.median:.0%} | "
+                     f"{ours.median / beside.median:.2f} x |")
+    return "\n".join(lines) + "\n"
+
+
 def _rate(images_per_s):
     return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.1f}"
 
@@ -254,7 +294,7 @@ def table_csv(results):
     """A row a round."""
     return csv_text(
         ("workload", "contestant", "round", "images_per_s", "num_params", "peak_mib"),
-        *((name, each.name, number, f"{rate:.2f}", each.num_params, f"{each.peak_mib:.0f}")
+        *((name, each.shown, number, f"{rate:.2f}", each.num_params, f"{each.peak_mib:.0f}")
           for name, contestants in results.items() for each in contestants
           for number, rate in enumerate(each.rates, 1)))
 
@@ -264,7 +304,7 @@ def make_parser():
     add = parser.add_argument
     add("--only", type=names, metavar="A,B", help=f"of {', '.join([*GROUPS, 'start-up'])}")
     add("--rounds", type=positive_int, default=5)
-    add("--data-dir", default=str(Path("~/.mxnet/datasets/cifar10").expanduser()),
+    add("--data-dir", default="~/.mxnet/datasets/cifar10",
         help="folder of CIFAR-10's binary files")
     add("--torch-python", metavar="FILE", default=str(_ROOT / ".venv-torch" / "bin" / "python"),
         help="interpreter that has PyTorch (default: .venv-torch's, left out if it is missing)")
@@ -281,14 +321,15 @@ def main(argv=None):
     signal.signal(signal.SIGTERM, _end)
     if not Path(options.torch_python).is_file():
         show(f"PyTorch is left out: there is no {options.torch_python}; `make bench` installs it")
-        options.torch_python = None
+        options = replaced(options, torch_python=None)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     results, parts = {}, [machine(options)]
     for group in groups:
         for name, workload in GROUPS.get(group, {}).items():
             results[name] = contest(name, workload, options)
-            parts.append(markdown(name, results[name]))
+            table = beside_markdown if workload.beside else markdown
+            parts.append(table(name, results[name]))
             show("")
             print(parts[-1], flush=True)
         if group == "start-up":

@@ -20,6 +20,7 @@ __all__ = ["CONTESTANTS"]
 CONTESTANTS = {
     "ours": ("benchmarks.ours", "gluon"),
     "step alone": ("benchmarks.ours", "step"),    # ours; for what the pipeline costs on top of it
+    "ours, spinning": ("benchmarks.ours", "gluon"),    # with threads as without `set_threads`
     "ours, ONNX Runtime": ("benchmarks.ours", "onnxruntime"),
     "ours, OpenVINO": ("benchmarks.ours", "openvino"),
     "ours, OpenVINO bf16": ("benchmarks.ours", "openvino bfloat16"),
@@ -27,6 +28,7 @@ CONTESTANTS = {
     "PyTorch eager": ("benchmarks.pytorch", "eager"),
     "PyTorch channels_last": ("benchmarks.pytorch", "channels_last"),
     "PyTorch compiled": ("benchmarks.pytorch", "compiled"),
+    "PyTorch compiled channels_last": ("benchmarks.pytorch", "compiled channels_last"),
     "PyTorch bf16": ("benchmarks.pytorch", "bf16"),
     "PyTorch compiled bf16": ("benchmarks.pytorch", "compiled bf16"),
 }

@@ -49,7 +49,7 @@ class _Network:
         self.net = (CIFARResNet(workload.blocks, unit) if workload.blocks
                     else ResNet50V1b(unit, workload.classes))
         self.num_params = sum(p.numel() for p in self.net.parameters())
-        self.format = (torch.channels_last if mode == "channels_last" or "bf16" in mode
+        self.format = (torch.channels_last if "channels_last" in mode or "bf16" in mode
                        else torch.contiguous_format)
         self.net.to(memory_format=self.format)
         self.forward = torch.compile(self.net) if "compiled" in mode else self.net

@@ -19,6 +19,8 @@ class Workload:
     batch_size : int
     steps : int
         Batches in a round.
+    beside : bool
+        Whether it is measured twice: alone, and beside a process that keeps a core busy.
     """
 
     kind: str
@@ -26,6 +28,7 @@ class Workload:
     blocks: int = 1
     batch_size: int = 128
     steps: int = 10
+    beside: bool = False
 
     @property
     def image_size(self):
@@ -48,6 +51,9 @@ GROUPS = {
         **{f"inference ChaATAC {net} batch {n}": Workload("inference", "ChaATAC", b, n, steps)
            for net, b, n, steps in (("b=3", 3, 1, 100), ("b=3", 3, 128, 8),
                                     ("ResNet-50", 0, 1, 10), ("ResNet-50", 0, 128, 1))}},
+    "beside": {
+        "training ChaATAC b=1": Workload("step", "ChaATAC", 1, 128, 5, beside=True),
+        "prediction ChaATAC b=1": Workload("inference", "ChaATAC", 1, 128, 10, beside=True)},
     "data": {"data": Workload("data", batch_size=128, steps=100)},
 }
 WORKLOADS = {name: workload for group in GROUPS.values() for name, workload in group.items()}

@@ -90,6 +90,37 @@ def test_ratios_are_ours_to_theirs():
     assert "| PyTorch eager | 45.0 | 40.0 to 50.0 | 2.22 x |" in text
 
 
+def test_what_is_left_beside_a_busy_process():
+    rates = {("ours", False): [400.0], ("ours", True): [300.0], ("PyTorch eager", False): [500.0],
+             ("PyTorch eager", True): [100.0]}
+    text = bench.beside_markdown("training", [bench.Contestant(*which, rates=found)
+                                              for which, found in rates.items()])
+    assert "| ours | 400 | 300 | 75% | 1.00 x |" in text
+    assert "| PyTorch eager | 500 | 100 | 20% | 3.00 x |" in text
+
+
+@pytest.mark.realdata
+def test_a_busy_process_runs_only_beside_its_contestant(real_cifar10):
+    def state(process):
+        return Path(f"/proc/{process.pid}/stat").read_text().split()[2]
+
+    contestant = bench.Contestant("ours", beside=True)
+    try:
+        contestant.start("data", bench.make_parser().parse_args(["--data-dir",
+                                                                 str(real_cifar10)]))
+        assert contestant.problem == ""
+        processes = contestant.processes
+        wait_for(lambda: [state(each) for each in processes] == ["T", "T"], seconds=10)
+        contestant._signal(signal.SIGCONT)
+        wait_for(lambda: state(processes[0]) == "R", seconds=10)
+        contestant.round()
+        assert len(contestant.rates) == 1
+        wait_for(lambda: [state(each) for each in processes] == ["T", "T"], seconds=10)
+    finally:
+        contestant.stop()
+    assert all(process.returncode == -signal.SIGKILL for process in processes)
+
+
 @pytest.mark.parametrize("power", [0, 1, 1.5])
 def test_exponents(power):
     values = (1, 2, 5)

@@ -193,7 +193,7 @@ def holds(stamp, parts):
 
 def pip_settings(environ=os.environ):
     """pip's settings, from its files and its environment variables, the strongest last."""
-    home = Path(environ.get("HOME") or Path.home())
+    home = Path(environ.get("HOME") or os.path.expanduser("~"))    # of some users there is none
     folders = [*environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":"), "/etc"]
     files = [Path(folder, name) for folder, name in zip(
         folders, ["pip/pip.conf"] * (len(folders) - 1) + ["pip.conf"])]
@@ -383,7 +383,8 @@ def parse_args(argv=None):
     parser.add_argument("--dev", action="store_true", help="with the tools for tests and lint")
     parser.add_argument("--extra", action="append", default=[], choices=EXTRAS,
                         help="with this too")
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where (default: .venv)")
+    parser.add_argument("--venv", type=lambda text: Path(text).absolute(), default=ROOT / ".venv",
+                        help="where (default: .venv)")
     parser.add_argument("--check", action="store_true",
                         help="only say by the exit status whether all is in place; to be run by "
                              "the environment's own interpreter")
@@ -412,7 +413,6 @@ def run(args, forced, wanted):
 
 def main(argv=None):
     args = parse_args(argv)
-    args.venv = args.venv.absolute()
     try:
         return run(args, os.environ.get("MXNET_VARIANT") or None,
                    this_python() if os.environ.get("PYTHON") else None)
