@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Write a trained network as an ONNX file, or as MXNet's symbol and parameters.
+"""Write a trained network as files of ONNX, PyTorch or MXNet.
 
     python export.py --params params/demo/best.params
     python export.py --params params/demo/best.params --int8 --check
+    python export.py --params params/demo/best.params --format pytorch --check
     python export.py --params params/demo/best.params --format mxnet --output net
 """
 import sys
@@ -12,8 +13,9 @@ from common.errors import UserError, run_script
 from common.threads import set_threads
 from data import list_datasets
 from exporting.command import (
-    check,
+    check_onnx,
     check_options,
+    check_pytorch,
     complete,
     find_outputs,
     image_size,
@@ -21,8 +23,9 @@ from exporting.command import (
     require_packages,
     write_mxnet,
     write_onnx,
+    write_pytorch,
 )
-from runs.description import find_description, load_network
+from runs.description import check_fits, find_description, load_network
 from runs.evaluation import open_data, with_params
 from runs.options import (
     add_cifar_network_options,
@@ -39,21 +42,23 @@ def make_parser():
         help="file to export; the JSON beside it describes its network and data")
     add("--pretrained", metavar="NAME", help="export released parameters, in place of --params")
     add("--output", metavar="FILE",
-        help="file to write; for --format mxnet the beginning of two names (default: --params "
-             "with the ending .onnx, or without one)")
-    add("--format", choices=("onnx", "mxnet"), default="onnx",
-        help="onnx, or mxnet: FILE-symbol.json and FILE-0000.params for SymbolBlock.imports")
-    add("--opset", type=int, choices=range(13, 18), default=13, metavar="13..17",
-        help="version of ONNX's operators; 13 is known to most runtimes")
+        help="file to write; unless it is for ONNX, the beginning of several names (default: "
+             "--params with the ending .onnx, or without one)")
+    add("--format", choices=("onnx", "pytorch", "mxnet"), default="onnx",
+        help="onnx; pytorch: FILE.safetensors to train, FILE.pt2 to predict, FILE.README.txt; or "
+             "mxnet: FILE-symbol.json and FILE-0000.params for SymbolBlock.imports")
+    add("--opset", type=int, choices=range(13, 18), metavar="13..17",
+        help="version of ONNX's operators; 13, the default, is known to most runtimes")
     add("--with-normalisation", action="store_true",
         help="take uint8 pixels, 0 to 255, and normalise inside the file (default: take "
              "normalised float32)")
     add("--int8", action="store_true",
         help="also write FILE.int8.onnx, calibrated with training images")
-    add("--calibration-images", type=positive_int, default=512, metavar="N",
-        help="how many of them, spread over the training set")
+    add("--calibration-images", type=positive_int, metavar="N",
+        help="how many of them, spread over the training set (default: 512)")
     add("--check", action="store_true",
-        help="compare MXNet and all installed runtimes on test images, and measure their speed")
+        help="compare MXNet and what runs the files on test images, and measure their speed; "
+             "for PyTorch also train a few steps")
     add("--limit-test", type=positive_int, default=1000, metavar="N",
         help="how many test images --check takes, from the first on")
     add("--outputs", "--classes", type=positive_int, metavar="N",
@@ -76,10 +81,11 @@ def main(argv=None):
     options = with_params(options)
     description = find_description(options.params, options)
     outputs = find_outputs(options)
-    if options.format == "onnx":
-        require_packages(options)
+    require_packages(options)
     data = open_data(options, description) if options.check or options.int8 else None
     count = complete(description, options, data)
+    if data is not None:
+        check_fits(options.params, description, count, data[0])
 
     import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
@@ -89,13 +95,17 @@ def main(argv=None):
     if data is not None and data[0].image_size != size:
         raise UserError(f"the file would be for images of {size} pixels, the test images have "
                         f"{data[0].image_size}: leave out --check and --int8")
-    if options.format == "mxnet":
+    if options.format == "onnx":
+        models = make_models(options, net, description, size, data)
+        write_onnx(models, outputs)
+        if options.check:
+            check_onnx(options, net, description, models, data)
+    elif options.format == "pytorch":
+        write_pytorch(net, outputs, size, description)
+        if options.check:
+            check_pytorch(options, net, description, outputs, data)
+    else:
         write_mxnet(net, outputs, size)
-        return 0
-    models = make_models(options, net, description, size, data)
-    write_onnx(models, outputs)
-    if options.check:
-        check(options, net, description, models, data)
     return 0
 
 

@@ -1,19 +1,26 @@
 """From export.py's options to the files that it writes, and their check."""
+import contextlib
 import os
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import check_not_input, home_path, replacing, sha256
+from common.files import check_not_input, home_path, sha256, write_text
 from common.params import write_params
 from common.threads import set_threads
 from data import list_datasets
 from runs.description import count_outputs
 from runs.evaluation import open_data
 
-__all__ = ["check", "check_options", "complete", "find_outputs", "image_size", "make_models",
-           "require_packages", "write_mxnet", "write_onnx"]
+__all__ = ["check_onnx", "check_options", "check_pytorch", "complete", "find_outputs",
+           "image_size", "make_models", "require_packages", "write_mxnet", "write_onnx",
+           "write_pytorch"]
 
-_CALIBRATION_BATCH = 64
+_CALIBRATION_BATCH, _CALIBRATION_IMAGES = 64, 512
+# What some formats have and others have not.
+_FORMATS = {"with_normalisation": ("onnx",), "int8": ("onnx",), "opset": ("onnx",),
+            "calibration_images": ("onnx",), "check": ("onnx", "pytorch")}
+_TOLERANCES = {"onnx": 1e-4, "pytorch": 1e-5}
+_PYTORCH_ENDINGS = (".safetensors", ".pt2", ".README.txt")
 
 
 # ---- what is asked for -------------------------------------------------------------------------
@@ -22,19 +29,19 @@ def check_options(options):
     """Raise UserError for options that do not go together."""
     if bool(options.params) == bool(options.pretrained):
         raise UserError("say what to export: either --params FILE or --pretrained NAME")
-    if options.format == "mxnet":
-        for flag in ("with_normalisation", "int8", "check"):
-            if getattr(options, flag):
-                raise UserError(f"--{flag.replace('_', '-')} is for --format onnx")
+    for flag, formats in _FORMATS.items():
+        if getattr(options, flag) and options.format not in formats:
+            raise UserError(f"--{flag.replace('_', '-')} is for --format {' and '.join(formats)}")
 
 
 def require_packages(options):
-    """Ask for ONNX before anything else is done, and for the runtime if it is needed."""
+    """Ask for what the format needs before anything else is done."""
     from exporting.packages import require
 
-    require("onnx")
-    if options.int8 or options.check:
-        require("onnxruntime")
+    needed = {"mxnet": [], "pytorch": ["torch"],
+              "onnx": ["onnx", "onnxruntime"][:1 + (options.int8 or options.check)]}
+    for name in needed[options.format]:
+        require(name)
 
 
 def find_outputs(options):
@@ -46,6 +53,9 @@ def find_outputs(options):
     if options.format == "mxnet":
         outputs = [base.with_name(f"{base.name}-symbol.json"),
                    base.with_name(f"{base.name}-0000.params")]
+    elif options.format == "pytorch":
+        stem = base.with_suffix("") if base.suffix in _PYTORCH_ENDINGS else base
+        outputs = [stem.with_name(stem.name + ending) for ending in _PYTORCH_ENDINGS]
     else:
         outputs = [base, base.with_name(f"{base.stem}.int8{base.suffix}")][:1 + options.int8]
     for path in outputs:
@@ -101,7 +111,7 @@ def make_models(options, net, description, size, data):
 
     source = description["dataset"]
     try:
-        model = make_model(net, size, description, sha256(options.params), options.opset,
+        model = make_model(net, size, description, sha256(options.params), options.opset or 13,
                            (source["mean"], source["std"]) if options.with_normalisation else None)
     except Unexportable as error:
         raise UserError(f"{description['model']} cannot be exported: {error}") from None
@@ -120,7 +130,7 @@ def calibration_batches(options, description, dataset):
     if not hasattr(dataset, "train"):
         raise UserError("--int8 calibrates with the training images of a data set that is held in "
                         f"memory ({', '.join(list_datasets())})")
-    count = min(options.calibration_images, len(dataset.train))
+    count = min(options.calibration_images or _CALIBRATION_IMAGES, len(dataset.train))
     chosen = np.linspace(0, len(dataset.train) - 1, count).astype(int)
     for start in range(0, count, _CALIBRATION_BATCH):
         images = dataset.train.images[chosen[start:start + _CALIBRATION_BATCH]]
@@ -137,16 +147,23 @@ def normalised(images, description):
     return Normalize(source["mean"], source["std"])(images, mx.cpu()).asnumpy()
 
 
+@contextlib.contextmanager
+def writing(path):
+    """Have a folder for a file; what the system refuses becomes a UserError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
 def write_onnx(models, outputs):
     """Write the models and say what they are."""
     from exporting.onnx_file import write_model
 
     for model, path in zip(models, outputs):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
             write_model(model, path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
         print(f"{path}: {path.stat().st_size:,} bytes, ONNX opset "
               f"{model.opset_import[0].version}, {len(model.graph.node)} nodes")
         if model is models[0]:
@@ -170,36 +187,62 @@ def write_mxnet(net, outputs, size):
     symbol = graph.to_symbol({"data": "images"})
     arrays = {f"{'aux' if node.op == 'state' else 'arg'}:{name}": params[name]
               for name, node in graph.variables.items()}
-    try:
-        outputs[0].parent.mkdir(parents=True, exist_ok=True)
+    with writing(outputs[0]):
         write_params(outputs[1], arrays)
-        with replacing(outputs[0]) as temporary:
-            temporary.write_text(symbol.tojson(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {outputs[0]}: {error.strerror}") from None
+        write_text(outputs[0], symbol.tojson())
     for path in outputs:
         print(f"{path}: {path.stat().st_size:,} bytes")
     print(f"  load: mxnet.gluon.SymbolBlock.imports('{outputs[0]}', ['images'], '{outputs[1]}')\n"
           f"  input  images (batch, 3, {size}, {size}) float32, normalised")
 
 
+def write_pytorch(net, outputs, size, description):
+    """Write PyTorch's files and say what they are."""
+    from exporting.pytorch_file import write_files
+    from graph.graph import read_arrays, trace
+
+    with writing(outputs[0]):
+        lines = write_files(trace(net, (3, size, size)), read_arrays(net), description, outputs)
+    for path in outputs:
+        print(f"{path}: {path.stat().st_size:,} bytes")
+    print("\n".join(f"  {line}" for line in lines))
+
+
 # ---- checking ----------------------------------------------------------------------------------
 
-def check(options, net, description, models, data):
-    """Compare the runtimes on test images; raises UserError where one has to agree and does not."""
+def check(options, net, description, runners, data):
+    """Compare runners on test images; raises UserError where one has to agree and does not.
+
+    Returns the images, normalised, and their labels.
+    """
     from exporting.comparison import compare, table, warning
 
     images, labels = test_images(data[1], options.limit_test)
     inputs = normalised(images, description)
     candidates = [("MXNet float32", True, mxnet_runner(net, inputs.shape), inputs)]
-    for name, exact, run in onnx_runners(models):
+    for name, exact, run in runners:
         candidates.append((name, exact, run, images if options.with_normalisation else inputs))
     print(f"{len(images):,} test images of {data[0].title}; threads: {set_threads()}")
     rows = compare(candidates, labels)
     print("\n".join(table(rows, len(images))))
-    problem = warning(rows, len(images))
+    problem = warning(rows, len(images), _TOLERANCES[options.format])
     if problem:
         raise UserError(problem)
+    return inputs, labels
+
+
+def check_onnx(options, net, description, models, data):
+    """Check ONNX models."""
+    check(options, net, description, onnx_runners(models), data)
+
+
+def check_pytorch(options, net, description, outputs, data):
+    """Check PyTorch's files, and that the network trains."""
+    from exporting.pytorch_file import check_training, runners
+
+    losses = check_training(outputs[0], *check(options, net, description, runners(outputs), data))
+    print(f"training on the same images again and again: losses "
+          f"{', '.join(f'{loss:.4f}' for loss in losses)}")
 
 
 def test_images(batches, limit):

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["TOLERANCE", "Row", "compare", "difference", "table", "warning"]
+__all__ = ["Row", "compare", "difference", "table", "warning"]
 
-# Of logits in float32, relative to the largest logit of their image.
-TOLERANCE = 1e-4
 _SPEED_BATCHES = (1, 128)
 _SECONDS = 1.0
 
@@ -104,11 +102,14 @@ def table(rows, count):
     return lines
 
 
-def warning(rows, count):
-    """One line about the first row that had to agree and does not; None if all do."""
+def warning(rows, count, tolerance):
+    """One line about the first row that had to agree and does not; None if all do.
+
+    `tolerance` is of logits in float32, relative to the largest logit of their image.
+    """
     for row in rows:
-        if row.exact and (row.agreeing != count or not row.difference <= TOLERANCE):
+        if row.exact and (row.agreeing != count or not row.difference <= tolerance):
             return (f"{row.name} does not agree with the network in MXNet: the same class for "
                     f"{row.agreeing:,} of {count:,} images, logits differ by up to "
-                    f"{row.difference:.1e} (at most {TOLERANCE:.0e} is accepted)")
+                    f"{row.difference:.1e} (at most {tolerance:.0e} is accepted)")
     return None

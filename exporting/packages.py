@@ -5,7 +5,8 @@ from common.errors import UserError
 
 __all__ = ["require"]
 
-_EXTRAS = {"onnx": "export", "onnxruntime": "export", "openvino": "openvino"}
+_EXTRAS = {"onnx": "export", "onnxruntime": "export", "openvino": "openvino",
+           "torch": "pytorch"}
 
 
 def require(name):

@@ -37,7 +37,7 @@ def test_the_difference_is_relative_to_each_image():
 def test_a_runtime_that_differs_is_named(agreeing, largest, fine):
     rows = [Row("int8", False, 0.5, 3, 1.0, (1, 1)), Row("that", True, 0.5, agreeing, largest,
                                                         (1, 1))]
-    line = warning(rows, 10)
+    line = warning(rows, 10, 1e-4)
     assert line is None if fine else line.startswith("that does not agree")
 
 
@@ -180,6 +180,15 @@ def test_the_image_size_and_classes_have_to_fit(trained, images, tmp_path):
         export.main(["--params", str(trained), "--output", str(path), "--input-size", "40",
                      "--check", *images])
     assert not path.exists()
+
+
+def test_a_check_on_data_of_other_classes_is_refused(trained, images, tmp_path):
+    description = json.loads(trained.with_suffix(".json").read_text())
+    description["dataset"].update(name="mine", class_names=list("abcdefg"))
+    random_network(description, 7).save_parameters(str(tmp_path / "net.params"))
+    (tmp_path / "net.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="7 outputs; cifar10 has 10 classes"):
+        export.main(["--params", str(tmp_path / "net.params"), "--check", *images])
 
 
 def test_a_file_of_others_needs_a_data_set(exported, images, tmp_path):
