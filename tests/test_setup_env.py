@@ -1,11 +1,11 @@
 """tools/setup_env.*: which Python, which build of MXNet, what if something is missing."""
 import ctypes
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,13 @@ dev = []
 
 [package.metadata]
 provides-extras = ["cpu", "export"]
+"""
+ADDED = """
+[[package]]
+name = "added"
+version = "1"
+source = { registry = "." }
+wheels = [{ path = "added-1-py3-none-any.whl" }]
 """
 PROJECT = """[project]
 name = "project"
@@ -99,6 +106,18 @@ def built(done):
     return "building" in done.stdout
 
 
+def write_wheel(folder, name):
+    """A wheel of one empty module."""
+    info = f"{name}-1.dist-info"
+    files = {f"{name}.py": "",
+             f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n",
+             f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}
+    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as archive:
+        for file, content in files.items():
+            archive.writestr(file, content)
+
+
 # --- uv and the interpreter -------------------------------------------------------------
 
 def test_neither_uv_nor_python_is_one_line(project):
@@ -136,22 +155,13 @@ def test_an_unknown_MXNET_VARIANT_is_one_line(project):
 
 # --- the build of MXNet -----------------------------------------------------------------
 
-@pytest.mark.parametrize("capabilities, variant", [
-    ([(7, 5)], "gpu"), ([(5, 0)], "gpu"), ([(8, 9)], "gpu"), ([(9, 0), (8, 0)], "gpu"),
-    ([(9, 0)], "cpu"), ([(12, 0)], "cpu"), ([(3, 7)], "cpu"), ([], "cpu"),
-])
-def test_the_gpu_decides_the_build(capabilities, variant):
-    chosen, reason = setup_env.decide_variant(capabilities, machine="Linux x86_64")
-    assert chosen == variant and reason and "\n" not in reason
-
-
-def test_a_newer_gpu_gets_a_sentence():
-    _, reason = setup_env.decide_variant([(9, 0)], machine="Linux x86_64")
-    assert "9.0, newer than MXNet's last wheels hold code for (5.0 to 8.9)" in reason
-
-
-def test_there_are_gpu_wheels_for_one_platform_only():
-    assert setup_env.decide_variant([(8, 0)], machine="Linux aarch64")[0] == "cpu"
+@pytest.mark.parametrize("capabilities, extras", [
+    ([(7, 5)], {"gpu"}), ([(5, 0)], {"gpu"}), ([(8, 9)], {"gpu"}), ([(9, 0), (8, 0)], {"gpu"}),
+    ([(9, 0)], {"cpu", "pytorch"}), ([(12, 0)], {"cpu", "pytorch"}), ([(3, 7)], {"cpu"}),
+    ([], {"cpu"})])
+def test_the_gpu_decides_the_build(capabilities, extras):
+    chosen, reason = setup_env.decide_build(capabilities)
+    assert chosen == extras and reason and "\n" not in reason
 
 
 class FakeDriver:
@@ -192,55 +202,80 @@ def test_without_a_driver_it_is_the_cpu_build(monkeypatch, capsys):
     def missing(name):
         raise OSError(name)
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    assert setup_env.choose_variant(None) == "cpu"
+    assert setup_env.choose_build(None, {"dev"}) == {"cpu"}
     assert capsys.readouterr().out == (
         "setup: CPU build of MXNet, because no NVIDIA driver is installed\n")
+
+
+def test_a_newer_gpu_gets_pytorch_and_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver([(9, 0)]))
+    assert setup_env.choose_build(None, set()) == {"cpu", "pytorch"}
+    assert capsys.readouterr().out == (
+        "setup: CPU build of MXNet, because this GPU is newer than what MXNet's last build has "
+        "code for (compute capability 9.0; 5.0 to 8.9); PyTorch trains on it\n")
 
 
 def test_MXNET_VARIANT_forces_the_build(monkeypatch, capsys):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver([(9, 0)]))
     for variant in ("gpu", "cpu"):
-        assert setup_env.choose_variant(variant) == variant
+        assert setup_env.choose_build(variant, set()) == {variant}
         assert "MXNET_VARIANT" in capsys.readouterr().out
 
 
 def test_the_gpu_build_is_refused_where_it_would_not_import(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver([], status=100))
     with pytest.raises(setup_env.SetupError, match="MXNET_VARIANT is gpu, but the NVIDIA driver"):
-        setup_env.choose_variant("gpu")
+        setup_env.choose_build("gpu", set())
 
 
 def test_pytorch_and_the_gpu_build_are_kept_apart(monkeypatch, capsys):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver([(8, 0)]))
     with pytest.raises(setup_env.SetupError, match="cannot share a process"):
-        setup_env.choose_variant("gpu", pytorch=True)
-    assert setup_env.choose_variant(None, pytorch=True) == "cpu"
+        setup_env.choose_build("gpu", {"pytorch"})
+    assert setup_env.choose_build(None, {"pytorch"}) == {"cpu"}
     assert "PyTorch" in capsys.readouterr().out
 
 
-# --- the stamp --------------------------------------------------------------------------
+# --- what is there ----------------------------------------------------------------------
 
 @needs_uv
 def test_what_is_in_place_is_left_and_what_is_missing_is_added(project):
     assert built(set_up(project, **CPU))
-    again = set_up(project)
+    mark = project / ".venv" / "setup.txt"
+    assert mark.read_text() == f"cpu {setup_env.identify(sys.executable)}\n"
+    again = set_up(project, "--dev")
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
-    done = set_up(project, "--dev")
-    assert not built(done) and "up to date" in done.stdout
-    stamp = json.loads((project / ".venv" / "setup.json").read_text())
-    assert stamp["variant"] == "cpu" and stamp["parts"] == ["dev", "export"]
+    write_wheel(project, "added")
+    (project / "uv.lock").write_text(LOCK.replace("dev = []", 'dev = [{ name = "added" }]') + ADDED)
+    assert set_up(project).stdout == ""
+    done = set_up(project, "--dev", UV_FIND_LINKS=str(project), UV_OFFLINE="1")
+    assert not built(done) and "up to date" in done.stdout and "ready" in done.stdout
+    assert list((project / ".venv").rglob("added.py"))
     assert set_up(project, "--dev").stdout == ""
-    (project / "uv.lock").write_text(LOCK + "\n")
-    assert "up to date" in set_up(project).stdout
 
 
 @needs_uv
 def test_an_interrupted_one_is_built_again(project):
     assert built(set_up(project, **CPU))
-    (project / ".venv" / "setup.json").write_text("{}\n")  # as `create` leaves it
+    (project / ".venv" / "setup.txt").write_text("")  # as `create` leaves it
     (project / ".venv" / "half").touch()
     assert built(set_up(project, **CPU))
     assert not (project / ".venv" / "half").exists()
+
+
+@pytest.mark.parametrize("mark, wanted, build", [
+    ("cpu {here}", None, "cpu"), ("gpu {here}", "{here}", "gpu"),
+    ("cpu {here}", "3 12 /other", None),    # another Python is asked for
+    ("cpu 3 9 /usr", None, None),           # the system's Python has moved on
+    ("", None, None)])                      # never finished
+def test_what_makes_an_environment_unfit(mark, wanted, build, tmp_path):
+    here = setup_env.identify(sys.executable)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "setup.txt").write_text(mark.format(here=here))
+    assert setup_env.installed_build(tmp_path, wanted and wanted.format(here=here)) == build
+    (tmp_path / "bin" / "python").unlink()    # or is gone
+    assert setup_env.installed_build(tmp_path, None) is None
 
 
 @needs_uv
@@ -260,20 +295,6 @@ def test_a_folder_of_somebody_else_is_left_alone(project, file):
     assert_one_line(set_up(project, "--venv", foreign, **CPU), "was not built by this")
     assert (foreign / file).read_text() == "three years"
     assert len([path for path in foreign.rglob("*") if path.is_file()]) == 1
-
-
-@pytest.mark.parametrize("change, installed, forced, wanted", [
-    ({}, "3.10 /usr", "gpu", None),                 # the other build is asked for
-    ({}, "3.10 /usr", None, "3.12 /usr"),           # another Python is asked for
-    ({}, "3.12 /usr", None, None),                  # the system's Python has moved on
-    ({}, None, None, None),                         # or is gone
-    ({"variant": None}, "3.10 /usr", None, None),   # never finished
-])
-def test_what_makes_an_environment_unfit(change, installed, forced, wanted):
-    stamp = {"python": "3.10 /usr", "variant": "cpu"}
-    assert setup_env.keeps(stamp, "3.10 /usr", None, None)
-    assert setup_env.keeps(stamp, "3.10 /usr", "cpu", "3.10 /usr")
-    assert not setup_env.keeps({**stamp, **change}, installed, forced, wanted)
 
 
 # --- what uv is told, and what goes wrong -----------------------------------------------
@@ -301,7 +322,7 @@ def test_no_network_is_one_line_and_leaves_nothing_finished(project):
     done = set_up(project, **CPU, UV_DEFAULT_INDEX="http://127.0.0.1:9/simple", UV_HTTP_RETRIES="0",
                   PIP_CONFIG_FILE=os.devnull, UV_CACHE_DIR=str(project / "cache"))
     assert_one_line(done, "the package index cannot be reached", "PIP_INDEX_URL")
-    assert setup_env.read_stamp(project / ".venv") == {}
+    assert (project / ".venv" / "setup.txt").read_text() == ""
 
 
 def test_a_library_that_the_system_lacks_comes_from_a_wheel(tmp_path, monkeypatch):

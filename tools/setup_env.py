@@ -1,18 +1,16 @@
-"""Build the project's environment, once: .venv with MXNet for this machine.
+"""Build the project's environment: .venv with MXNet for this machine.
 
 Run through `setup_env.sh`, which finds uv and the interpreter (CPython 3.10 to 3.14). Uses the
 standard library only. Chooses the build of MXNet, lets uv install what uv.lock says, lays
 beside MXNet the system libraries that are missing, checks that MXNet imports, and last of all
-writes a stamp into the environment: without a stamp that fits, an environment of ours is built
-again, from what uv has already downloaded.
+marks the environment as finished: one of ours that is not is built again, from what uv has
+already downloaded.
 """
 import argparse
 import configparser
 import contextlib
 import ctypes
 import fcntl
-import hashlib
-import json
 import os
 import platform
 import re
@@ -23,10 +21,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VARIANTS = ("cpu", "gpu")
-EXTRAS = ("export", "openvino", "pytorch")
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 14)
-STAMP = "setup.json"
+# In an environment of ours: its build of MXNet and its interpreter; nothing until all is installed.
+MARK = "setup.txt"
+# Says which interpreter runs it, the same inside and outside a venv.
+IDENTIFY = "import os, sys; print(*sys.version_info[:2], os.path.realpath(sys.base_prefix))"
 
 # MXNet's last wheels hold machine code for 5.0, 6.0, 7.0, 8.0 and 8.6, which also runs on
 # later devices of the same major version, and no PTX that a driver could compile for newer.
@@ -89,28 +88,27 @@ def _capability(cuda, index):
     return major.value, minor.value
 
 
-def decide_variant(capabilities, problem=None, machine=None):
-    """Choose the build of MXNet for the GPUs found.
+def decide_build(capabilities, problem=None):
+    """Choose what computes on the GPUs found.
 
     Returns
     -------
-    (variant, reason) : 'gpu' or 'cpu', and a sentence that says why.
+    (extras, reason) : of pyproject.toml, and a sentence that says why.
     """
-    machine = machine or f"{platform.system()} {platform.machine()}"
     if problem or not capabilities:
-        return "cpu", problem or "there is no NVIDIA GPU"
-    if machine != "Linux x86_64":
-        return "cpu", f"there is no GPU wheel of MXNet for {machine}"
+        return {"cpu"}, problem or "there is no NVIDIA GPU"
     found = ", ".join(f"{major}.{minor}" for major, minor in capabilities)
     if any(OLDEST_GPU <= c <= NEWEST_GPU for c in capabilities):
-        return "gpu", f"a GPU here can be used (compute capability {found}; 5.0 to 8.9 can)"
-    age = "newer" if max(capabilities) > NEWEST_GPU else "older"
-    return "cpu", (f"the GPU here has compute capability {found}, {age} than MXNet's last wheels "
-                   "hold code for (5.0 to 8.9)")
+        return {"gpu"}, f"a GPU here can be used (compute capability {found}; 5.0 to 8.9 can)"
+    known = f"than what MXNet's last build has code for (compute capability {found}; 5.0 to 8.9)"
+    if max(capabilities) > NEWEST_GPU:
+        return {"cpu", "pytorch"}, f"this GPU is newer {known}; PyTorch trains on it"
+    return {"cpu"}, f"this GPU is older {known}"
 
 
-def choose_variant(forced, pytorch=False):
-    """'cpu' or 'gpu': what MXNET_VARIANT forces, else what the machine suggests."""
+def choose_build(forced, parts):
+    """The extras to add to `parts`: what MXNET_VARIANT forces, else what the machine suggests."""
+    pytorch = "pytorch" in parts
     if pytorch and forced == "gpu":
         raise SetupError("MXNET_VARIANT is gpu, but PyTorch's cuDNN 9 and the cuDNN 8 of MXNet's "
                          "GPU build cannot share a process: leave one of the two out")
@@ -119,74 +117,42 @@ def choose_variant(forced, pytorch=False):
         # Said before gigabytes are downloaded: the GPU build does not import without a driver.
         raise SetupError(f"MXNET_VARIANT is gpu, but {problem}")
     if forced:
-        variant, reason = forced, "MXNET_VARIANT says so"
+        extras, reason = {forced}, "MXNET_VARIANT says so"
     elif pytorch:
-        variant, reason = "cpu", "PyTorch, beside it, needs another cuDNN than the GPU build"
+        extras, reason = {"cpu"}, "PyTorch, beside it, needs another cuDNN than the GPU build"
     else:
-        variant, reason = decide_variant(capabilities, problem)
-    say(f"{variant.upper()} build of MXNet, because {reason}")
-    return variant
+        extras, reason = decide_build(capabilities, problem)
+    say(f"{'GPU' if 'gpu' in extras else 'CPU'} build of MXNet, because {reason}")
+    return extras
 
 
-# --- is everything in place? ------------------------------------------------------------
+# --- what is there ----------------------------------------------------------------------
 
-def fingerprint():
-    """A hash over what decides which packages are installed."""
-    return hashlib.sha256((ROOT / "uv.lock").read_bytes()
-                          + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
-
-
-def this_python():
-    """Version and home of the running interpreter, the same inside and outside a venv."""
-    return "{}.{} {}".format(*sys.version_info[:2], os.path.realpath(sys.base_prefix))
-
-
-def read_stamp(venv):
-    """The stamp of an environment of ours, empty if it is unfinished; None if there is none."""
+def identify(python):
+    """Version and home of an interpreter: "3 12 /usr"; None if it does not run."""
     try:
-        return json.loads((venv / STAMP).read_text())
-    except ValueError:
-        return {}
-    except OSError:
-        return None
-
-
-def write_stamp(venv, stamp):
-    """Write the stamp in one step: it is there in full or not at all."""
-    temporary = venv / f"{STAMP}.part"
-    temporary.write_text(json.dumps(stamp, indent=1) + "\n")
-    os.replace(temporary, venv / STAMP)
-
-
-def runs_in(venv):
-    """`this_python()` as the environment's own interpreter says it; None if it does not run."""
-    try:
-        done = subprocess.run([str(venv / "bin" / "python"), "-ISB", __file__, "--identify"],
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        done = subprocess.run([str(python), "-ISc", IDENTIFY], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True)
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def keeps(stamp, installed, forced, wanted):
-    """Whether the environment can be added to: finished, intact, of the build and Python asked for.
+def installed_build(venv, wanted):
+    """'cpu' or 'gpu', which a finished environment has; None if it is to be built (again).
 
     Parameters
     ----------
-    stamp : dict or None
-    installed : str or None
-        The interpreter that the environment has now.
-    forced, wanted : str or None
-        The variant and the interpreter that the user asked for; None takes what is there.
+    venv : pathlib.Path
+    wanted : str or None
+        The interpreter that the user asks for, as `identify` says it.
     """
-    stamp = stamp or {}
-    return (stamp.get("variant") in VARIANTS and forced in (None, stamp["variant"])
-            and stamp.get("python") == installed and wanted in (None, installed))
-
-
-def holds(stamp, parts):
-    """Whether all `parts` of the present lock file are installed."""
-    return stamp.get("lock") == fingerprint() and set(parts) <= set(stamp.get("parts", ()))
+    if not (venv / MARK).is_file():
+        return None
+    build, _, built_with = (venv / MARK).read_text().strip().partition(" ")
+    # The system's Python, to which bin/python is a link, may be gone, or another by now.
+    python = identify(venv / "bin" / "python")
+    return build if built_with == python and wanted in (None, python) else None
 
 
 # --- what uv is told --------------------------------------------------------------------
@@ -263,14 +229,14 @@ def explain(log):
 
 def create(venv):
     """A fresh environment in `venv`, in place of the one of ours that was there."""
-    there = [path for path in venv.iterdir()] if venv.is_dir() else []
-    if there and read_stamp(venv) is None:
+    there = list(venv.iterdir()) if venv.is_dir() else []
+    if there and not (venv / MARK).is_file():
         raise SetupError(f"{venv} is there and was not built by this: it is left as it is; choose "
                          "another folder with --venv")
     venv.mkdir(parents=True, exist_ok=True)
-    write_stamp(venv, {})  # ours from here on, whatever interrupts
+    (venv / MARK).touch()     # ours from here on, whatever interrupts
     for path in there:
-        if path.name != STAMP:
+        if path.name != MARK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     # Resolved, since `sys.executable` may be a link in the very environment that was cleared.
     python = Path(sys.base_prefix, "bin", "python{}.{}".format(*sys.version_info[:2]))
@@ -293,21 +259,20 @@ def install(venv, requirements, *options):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(requirements)
         file.flush()
-        run_uv("pip", "install", "--python", venv / "bin" / "python", "-r", file.name, *options)
+        return run_uv("pip", "install", "--python", venv / "bin" / "python", "-r", file.name,
+                      *options)
 
 
-def install_parts(venv, variant, parts):
-    options = ["--extra", variant]
-    for part in sorted(parts):
-        cpu_torch = part == "pytorch" and os.environ.get("TORCH_INDEX")
-        if not cpu_torch:
-            options += ["--group", "dev"] if part == "dev" else ["--extra", part]
-    install(venv, export(*options), "--no-deps")
-    if "pytorch" in parts and os.environ.get("TORCH_INDEX"):
+def wanted_packages(parts):
+    """The requirements of the `parts`, each with the options of its installation."""
+    index = os.environ.get("TORCH_INDEX") if "pytorch" in parts else None
+    options = [word for part in sorted(parts) if not (index and part == "pytorch")
+               for word in ("--group" if part == "dev" else "--extra", part)]
+    yield export(*options), "--no-deps"
+    if index:
         version = re.search(r'name = "torch"\nversion = "([^"]+)"', (ROOT / "uv.lock").read_text())
-        index = os.environ["TORCH_INDEX"]
-        install(venv, f"torch=={version[1]}+cpu\n",
-                "--find-links" if Path(index).is_dir() else "--index", index)
+        yield (f"torch=={version[1]}+cpu\n",
+               "--find-links" if Path(index).is_dir() else "--index", index)
 
 
 def add_libraries(venv):
@@ -354,74 +319,61 @@ def locked(venv):
 
 def set_up(venv, parts, forced, wanted):
     """Bring the environment in `venv` up to date; do only what is missing."""
-    stamp = read_stamp(venv)
-    if keeps(stamp, runs_in(venv), forced, wanted):
-        if holds(stamp, parts):
-            return
-        variant, parts = stamp["variant"], set(parts) | set(stamp["parts"])
-        if variant == "gpu" and "pytorch" in parts:
+    build = installed_build(venv, wanted)
+    if build and forced in (None, build):
+        parts = parts | {build}
+        if parts >= {"gpu", "pytorch"}:
             raise SetupError(f"{venv} has the GPU build of MXNet, whose cuDNN 8 cannot share a "
                              "process with PyTorch's cuDNN 9: choose another folder with --venv")
-        write_stamp(venv, {})
+        packages = list(wanted_packages(parts))
+        if all("no changes" in install(venv, *each, "--dry-run") for each in packages):
+            return
         say(f"bringing {venv.name} up to date")
-        python = stamp["python"]
+        (venv / MARK).write_text("")
     else:
-        variant = choose_variant(forced, "pytorch" in parts)
+        parts = parts | choose_build(forced, parts)
+        build, packages = "gpu" if "gpu" in parts else "cpu", list(wanted_packages(parts))
         say(f"building {venv.name} with Python {platform.python_version()}")
         create(venv)
-        python = this_python()
-    install_parts(venv, variant, parts)
+    for each in packages:
+        install(venv, *each)
     add_libraries(venv)
     check_import(venv)
-    write_stamp(venv, {"python": python, "variant": variant, "lock": fingerprint(),
-                       "parts": sorted(parts)})
+    (venv / MARK).write_text(f"{build} {identify(venv / 'bin' / 'python')}\n")
     say("ready")
 
 
-def parse_args(argv=None):
+def parse_args(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dev", action="store_true", help="with the tools for tests and lint")
-    parser.add_argument("--extra", action="append", default=[], choices=EXTRAS,
-                        help="with this too")
+    parser.add_argument("--extra", action="append", default=[], help="with this too",
+                        choices=("export", "openvino", "pytorch"))
     parser.add_argument("--venv", type=lambda text: Path(text).absolute(), default=ROOT / ".venv",
                         help="where (default: .venv)")
-    parser.add_argument("--check", action="store_true",
-                        help="only say by the exit status whether all is in place; to be run by "
-                             "the environment's own interpreter")
-    parser.add_argument("--identify", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
-
-
-def run(args, forced, wanted):
-    """Do what the command line asks; return the exit status."""
-    if forced not in (None, *VARIANTS):
-        raise SetupError(f"MXNET_VARIANT is {forced!r}; it can be cpu or gpu")
-    if args.identify:
-        print(this_python())
-        return 0
-    # The tests export networks and run what they exported.
-    parts = set(args.extra) | ({"dev", "export"} if args.dev else set())
-    if args.check:
-        stamp = read_stamp(args.venv)
-        return 0 if keeps(stamp, this_python(), forced, wanted) and holds(stamp, parts) else 1
-    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
-        raise SetupError(f"this is Python {platform.python_version()}; 3.10 to 3.14 can be used")
-    with locked(args.venv):
-        set_up(args.venv, parts, forced, wanted)
-    return 0
 
 
 def main(argv=None):
     args = parse_args(argv)
+    venv, forced = args.venv, os.environ.get("MXNET_VARIANT") or None
+    # The tests export networks and run what they exported.
+    parts = {*args.extra, *(("dev", "export") if args.dev else ())}
     try:
-        return run(args, os.environ.get("MXNET_VARIANT") or None,
-                   this_python() if os.environ.get("PYTHON") else None)
+        if forced not in (None, "cpu", "gpu"):
+            raise SetupError(f"MXNET_VARIANT is {forced!r}; it can be cpu or gpu")
+        if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+            raise SetupError(f"this is Python {platform.python_version()}; 3.10 to 3.14 can be "
+                             "used")
+        with locked(venv):
+            set_up(venv, parts, forced,
+                   identify(sys.executable) if os.environ.get("PYTHON") else None)
     except (SetupError, OSError) as error:
         print(f"setup: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nsetup: interrupted; run it again to go on", file=sys.stderr)
         return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,18 +13,11 @@ uv_version=0.13.9
 fits="cpython>=3.10,<3.15"
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd) || exit 2
-setup=$root/tools/setup_env.py
 
 fail() {
     echo "setup: $*" >&2
     exit 2
 }
-
-# The common case, in a few hundredths of a second.
-if [ -z "${PYTHON:-}" ] && [ -x "$root/.venv/bin/python" ] &&
-        "$root/.venv/bin/python" -ISB "$setup" --check "$@" 2>/dev/null; then
-    exit 0
-fi
 
 # An older uv may not read the lock file.
 reads_lock() {
@@ -70,4 +63,4 @@ elif ! python=$(find_python); then
         fail "no CPython 3.10 to 3.14 is here, and none can be downloaded: check the network" \
             "(or UV_PYTHON_INSTALL_MIRROR), or install one"
 fi
-UV=$uv exec "$python" -IB "$setup" "$@"
+UV=$uv exec "$python" -IB "$root/tools/setup_env.py" "$@"

@@ -90,7 +90,7 @@ def test_a_file_of_another_network_is_refused_with_names(tmp_path):
     with pytest.raises(WeightsError, match="30 of the network's .* are not in the file"):
         net = model.get_model("resnet_v2_cifar", blocks=1, act_layers=2)
         load_weights(net, path)
-    with pytest.raises(WeightsError, match=r"2 differ in shape \(output.bias \(10,\) instead of "):
+    with pytest.raises(WeightsError, match="a network of 10 outputs; 100 are asked for"):
         load_weights(model.get_model("resnet_v2_cifar", classes=100, blocks=1, activation="relu"),
                      path)
     garbage = tmp_path / "garbage.params"
