@@ -261,6 +261,8 @@ def test_an_interrupted_one_is_built_again(project):
     (project / ".venv" / "half").touch()
     assert built(set_up(project, **CPU))
     assert not (project / ".venv" / "half").exists()
+    (project / ".venv" / "setup.txt").rename(project / ".venv" / "setup.json")  # as it was called
+    assert built(set_up(project, **CPU))
 
 
 @pytest.mark.parametrize("mark, wanted, build", [

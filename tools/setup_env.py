@@ -230,7 +230,8 @@ def explain(log):
 def create(venv):
     """A fresh environment in `venv`, in place of the one of ours that was there."""
     there = list(venv.iterdir()) if venv.is_dir() else []
-    if there and not (venv / MARK).is_file():
+    ours = any((venv / name).is_file() for name in (MARK, "setup.json"))   # of earlier versions
+    if there and not ours:
         raise SetupError(f"{venv} is there and was not built by this: it is left as it is; choose "
                          "another folder with --venv")
     venv.mkdir(parents=True, exist_ok=True)
