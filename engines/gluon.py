@@ -9,15 +9,16 @@ from mxnet import autograd, gluon, nd
 
 from graph.fast_cpu import hybridize
 
+from .arrays import average_statistics, check_arrays, with_statistics
 from .finite import all_finite
-from .gluon_state import TrainerState, statistics_names, with_statistics
+from .gluon_scale import GluonLossScale
+from .gluon_state import TrainerState
 from .input_statistics import keep_input_statistics
 from .interface import EngineState, OtherNetwork
-from .loss_scale import LossScale
 from .predictor import Predictor
 from .workers import SingleWorker
 
-__all__ = ["GluonEngine", "Normalize", "to_contexts", "to_device"]
+__all__ = ["GluonEngine", "Normalize", "set_weights", "to_contexts", "to_device"]
 
 _AHEAD = 3          # steps that wait in MXNet's queue at most; each holds its images
 _UNDECAYED = ("gamma", "beta", "bias")
@@ -95,7 +96,7 @@ class GluonEngine:
         keep_input_statistics(self._net)
         self._loss = _Loss(settings, self._contexts)
         self._trainers = self._make_trainers()
-        self.loss_scale = LossScale() if settings.dtype == "float16" else None
+        self.loss_scale = GluonLossScale() if settings.dtype == "float16" else None
         self._pending = []
 
     # ---- building ------------------------------------------------------------------------
@@ -103,7 +104,7 @@ class GluonEngine:
     def _make(self, build, weights):
         net = build(len(self._contexts))
         net.initialize(ctx=self._contexts)
-        _set(net, weights)
+        set_weights(net, weights)
         if self.settings.dtype != "float32":
             net.cast(self.settings.dtype)
         return net
@@ -203,16 +204,14 @@ class GluonEngine:
 
     def predict(self, images, batch_size):
         """Logits of each array of images; see `engines.interface`."""
-        _set(self._predictor.net, self.weights())
+        set_weights(self._predictor.net, self.weights())
         return self._predictor.predict(images, batch_size)
 
     # ---- arrays --------------------------------------------------------------------------
 
     def weights(self):
         """What parameter files hold; see `engines.interface`."""
-        weights = self._own_weights()
-        statistics = self._statistics(weights)
-        return weights if statistics is None else with_statistics(weights, statistics.mean(axis=0))
+        return average_statistics(self._own_weights(), self.workers)[0]
 
     def _own_weights(self):
         """float32 arrays of this worker by structural name, averaged over its devices."""
@@ -224,20 +223,10 @@ class GluonEngine:
         return {name: masters.get(name, parameter._reduce()).asnumpy().astype(np.float32)
                 for name, parameter in self._net._collect_params_with_prefix().items()}
 
-    def _statistics(self, weights):
-        """Running statistics of all workers, (workers, N), or None."""
-        names = statistics_names(weights)
-        if self.workers.count == 1 or not names:
-            return None
-        rows = np.zeros((self.workers.count, sum(weights[name].size for name in names)),
-                        np.float32)
-        rows[self.workers.rank] = np.concatenate([weights[name].ravel() for name in names])
-        return self.workers.sum(rows.ravel(), "statistics").reshape(rows.shape)
-
     def load_weights(self, weights):
         """Set all parameters; see `engines.interface`."""
         nd.waitall()
-        _set(self._net, weights)
+        set_weights(self._net, weights)
 
     def values(self, names):
         """Parameters as they are now; see `engines.interface`."""
@@ -259,10 +248,7 @@ class GluonEngine:
 
     def state(self):
         """All that a checkpoint keeps; see `engines.interface`."""
-        weights = self._own_weights()
-        statistics = self._statistics(weights)
-        if statistics is not None:
-            weights = with_statistics(weights, statistics.mean(axis=0))
+        weights, statistics = average_statistics(self._own_weights(), self.workers)
         state = EngineState(weights, statistics=statistics,
                             scaling=self.loss_scale and self.loss_scale.state)
         for trainer in self._trainers.values():
@@ -362,14 +348,9 @@ def _seed_of(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] & 0x7FFFFFFF)
 
 
-def _set(net, weights):
+def set_weights(net, weights):
     """Set all parameters of a network from arrays by structural name."""
     parameters = net._collect_params_with_prefix()
-    for name in sorted(parameters.keys() | weights.keys()):
-        has, wants = weights.get(name), parameters.get(name)
-        if has is None or wants is None or has.shape != wants.shape:
-            raise OtherNetwork("belongs to another network: " + (
-                f"{name} is not in it" if has is None else f"it has no {name}" if wants is None
-                else f"{name} is {has.shape}, not {wants.shape}"))
+    check_arrays({name: parameter.shape for name, parameter in parameters.items()}, weights)
     for name, parameter in parameters.items():
         parameter.set_data(nd.array(weights[name], dtype=parameter.dtype))

@@ -6,9 +6,7 @@ from mxnet import nd
 
 from .interface import OtherNetwork
 
-__all__ = ["TrainerState", "statistics_names", "with_statistics"]
-
-_RUNNING = ("running_mean", "running_var")
+__all__ = ["TrainerState"]
 
 
 class TrainerState:
@@ -110,18 +108,3 @@ def _leaves(state):
     if isinstance(state, (tuple, list)):
         return [leaf for part in state for leaf in _leaves(part)]
     return [state]
-
-
-def statistics_names(weights):
-    """Names of the running statistics among weights, sorted."""
-    return [name for name in sorted(weights) if name.endswith(_RUNNING)]
-
-
-def with_statistics(weights, vector):
-    """Weights whose running statistics are those of one vector, (N,), by name."""
-    weights, start = dict(weights), 0
-    for name in statistics_names(weights):
-        stop = start + weights[name].size
-        weights[name] = vector[start:stop].reshape(weights[name].shape)
-        start = stop
-    return weights

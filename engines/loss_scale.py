@@ -5,12 +5,7 @@ pass, and the float32 master weights get the gradients divided by it. Where a gr
 overflows, the step is skipped and the scale halved; after many steps without an overflow it
 is doubled.
 """
-import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-from mxnet import nd
-
 from common.errors import UserError
-
-from .finite import all_finite
 
 __all__ = ["LossScale"]
 
@@ -49,50 +44,22 @@ class LossScale:
         self.scale, self.skipped = values["scale"], values["skipped"]
         self._since = values["since"]
 
-    def head_gradients(self, losses):
-        """Gradients to start the backward pass of `losses` with."""
-        return [nd.full(loss.shape, self.scale, ctx=loss.context, dtype=loss.dtype)
-                for loss in losses]
-
-    def step(self, trainer, batch_size):
-        """Update the weights, or skip the step if a gradient is not finite.
-
-        Parameters
-        ----------
-        trainer : mxnet.gluon.Trainer
-            Made with ``update_on_kvstore=False``; its gradients are those of the scaled loss.
-        batch_size : int
-            Images of all devices.
-
-        Returns
-        -------
-        bool
-            Whether the weights were updated.
+    def adjust(self, finite):
+        """Note whether the gradients of a step were finite, and change the scale accordingly.
 
         Raises
         ------
         UserError
             If gradients are not finite however small the scale is.
         """
-        trainer.allreduce_grads()
-        # Reads from the device: whether to update must be known before updating.
-        finite = self._finite(trainer)
         if finite:
-            trainer.update(batch_size * self.scale)
             self._since += 1
             if self._since >= self.window:
                 self.scale, self._since = min(2 * self.scale, self.largest), 0
-        else:
-            self.skipped += 1
-            self.scale, self._since = self.scale / 2, 0
-            if self.scale < _SMALLEST:
-                raise UserError("gradients are not finite whatever the loss is scaled by: "
-                                "training stops; the last checkpoint is kept. A lower --lr, a "
-                                "longer --warmup-epochs or --dtype float32 may help")
-        return finite
-
-    @staticmethod
-    def _finite(trainer):
-        """Whether all gradients are; after the sum over devices they are the same on each."""
-        return all_finite(parameter.list_grad()[0] for parameter in trainer._params
-                          if parameter.grad_req != "null")
+            return
+        self.skipped += 1
+        self.scale, self._since = self.scale / 2, 0
+        if self.scale < _SMALLEST:
+            raise UserError("gradients are not finite whatever the loss is scaled by: "
+                            "training stops; the last checkpoint is kept. A lower --lr, a "
+                            "longer --warmup-epochs or --dtype float32 may help")

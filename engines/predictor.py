@@ -5,7 +5,7 @@ import numpy as np
 
 from .workers import SingleWorker
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "pad"]
 
 _AHEAD = 16    # batches that a prediction runs ahead
 
@@ -33,7 +33,7 @@ class Predictor:
         pending = deque()
         for number, each in enumerate(images):
             ctx = self.contexts[number % len(self.contexts)]
-            logits = self.net(self.normalize(_pad(each, batch_size), ctx))
+            logits = self.net(self.normalize(pad(each, batch_size), ctx))
             pending.append(logits[:len(each)].astype("float32"))
             if len(pending) > _AHEAD:
                 yield pending.popleft().asnumpy()
@@ -41,7 +41,7 @@ class Predictor:
             yield pending.popleft().asnumpy()
 
 
-def _pad(images, size):
+def pad(images, size):
     """Repeat the first image until there are `size`: a static graph wants one batch size."""
     missing = size - len(images)
     if missing <= 0:

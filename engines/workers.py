@@ -38,6 +38,10 @@ class SingleWorker:
     def start(self, trainer):
         """Give the parameters of worker 0 to all."""
 
+    def parallel(self, module):
+        """For PyTorch: a module like `module` whose gradients are the workers' mean."""
+        return module
+
     def stops_after(self, step):
         """Whether a signal asks to stop after this step; of several workers, all agree."""
         return interruption.requested() is not None

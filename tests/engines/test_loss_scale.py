@@ -6,7 +6,7 @@ import pytest
 from mxnet import autograd, gluon, nd
 
 from common.errors import UserError
-from engines.loss_scale import LossScale
+from engines.gluon_scale import GluonLossScale
 
 
 class Product(gluon.nn.HybridBlock):
@@ -52,7 +52,7 @@ def test_small_gradients_survive():
         with autograd.record():
             small = net(nd.ones((1, 3), dtype="float16")).astype("float32") * 1e-8
             losses.append(small.sum(axis=1))
-        scaling = LossScale(scale)
+        scaling = GluonLossScale(scale)
         autograd.backward(losses, scaling.head_gradients(losses))
         assert scaling.step(trainer, 1)
         results[name] = [leaf.asnumpy() for leaf in _leaves(trainer, net)]
@@ -75,7 +75,8 @@ def _leaves(trainer, net):
 def test_it_equals_unscaled_float32_training(contexts):
     x = np.random.default_rng(0).normal(size=(8, len(contexts), 3)).astype(np.float32)
     weights = []
-    for dtype, scaling in (("float32", LossScale(1.0, window=100)), ("float16", LossScale(256.0))):
+    for dtype, scaling in (("float32", GluonLossScale(1.0, window=100)),
+                           ("float16", GluonLossScale(256.0))):
         net, trainer = _network(dtype, contexts, lr=0.05)
         for parts in x:
             assert _step(net, trainer, scaling, parts, contexts)
@@ -86,7 +87,7 @@ def test_it_equals_unscaled_float32_training(contexts):
 
 def test_an_overflow_skips_the_step_and_halves_the_scale():
     net, trainer = _network()
-    scaling = LossScale(2.0 ** 16)
+    scaling = GluonLossScale(2.0 ** 16)
     assert not _step(net, trainer, scaling, [np.full(3, 4.0)])      # 4 * 65536 > 65504
     assert (scaling.skipped, scaling.scale) == (1, 2.0 ** 15)
     np.testing.assert_array_equal(net.w.data().asnumpy(), 1)
@@ -98,7 +99,7 @@ def test_an_overflow_skips_the_step_and_halves_the_scale():
 
 def test_the_scale_grows_after_quiet_steps_and_not_for_ever():
     net, trainer = _network()
-    scaling = LossScale(8.0, window=2, largest=16.0)
+    scaling = GluonLossScale(8.0, window=2, largest=16.0)
     scales = []
     for _ in range(6):
         _step(net, trainer, scaling, [np.ones(3)])
@@ -108,7 +109,7 @@ def test_the_scale_grows_after_quiet_steps_and_not_for_ever():
 
 def test_an_overflow_starts_the_count_of_quiet_steps_anew():
     net, trainer = _network()
-    scaling = LossScale(8.0, window=3)
+    scaling = GluonLossScale(8.0, window=3)
     scales = []
     for gradient in (1, 1, np.inf, 1, 1, 1):
         _step(net, trainer, scaling, [np.full(3, gradient)])
@@ -117,7 +118,7 @@ def test_an_overflow_starts_the_count_of_quiet_steps_anew():
 
 
 def test_its_state_goes_on():
-    one, two = LossScale(8.0, window=3), LossScale()
+    one, two = GluonLossScale(8.0, window=3), GluonLossScale()
     net, trainer = _network()
     _step(net, trainer, one, [np.ones(3)])
     two.state = one.state
@@ -126,7 +127,7 @@ def test_its_state_goes_on():
 
 def test_gradients_that_are_never_finite_end_training():
     net, trainer = _network()
-    scaling = LossScale(1.0)
+    scaling = GluonLossScale(1.0)
     with pytest.raises(UserError, match="not finite whatever"):
         for _ in range(100):
             _step(net, trainer, scaling, [np.array([np.nan, 1, 1])])

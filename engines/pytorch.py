@@ -1,0 +1,364 @@
+"""The engine that computes with PyTorch: on a CPU, or on any GPU that PyTorch knows.
+
+Networks are defined in Gluon and translated by `graph.pytorch`; see `engines.interface` for what
+each method promises. A process has one device: several GPUs are several workers.
+"""
+import contextlib
+import os
+import shutil
+import sys
+from collections import deque
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from graph.pytorch import to_pytorch
+from graph.pytorch import weights as arrays_of
+
+from .arrays import average_statistics, check_arrays, with_statistics
+from .interface import EngineState, OtherNetwork
+from .loss_scale import LossScale
+from .predictor import pad
+from .torch_optimizers import Optimizer
+from .workers import SingleWorker
+
+__all__ = ["PyTorchEngine", "TorchPredictor", "to_torch_device", "translated"]
+
+_AHEAD = 3    # steps and predictions that wait in a GPU's queue at most
+
+
+def to_torch_device(name):
+    """PyTorch's device for a name such as ``cpu`` and ``gpu:0``."""
+    kind, _, number = name.partition(":")
+    if kind == "cpu":
+        return torch.device("cpu")
+    # float32 means float32, in matrix products as in convolutions; who wants it faster asks for
+    # bfloat16.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
+    return torch.device("cuda", int(number or 0))
+
+
+def translated(net, weights, image_shape, device):
+    """A Gluon network with these weights, by structural name, as a PyTorch module on a device."""
+    import mxnet as mx
+
+    from .gluon import set_weights
+
+    net.infer_shape(mx.nd.zeros((1, *image_shape)))
+    net.initialize()
+    set_weights(net, weights)
+    return to_pytorch(net, image_shape).to(device, memory_format=torch.channels_last)
+
+
+def compiled(module, device):
+    """A module, compiled where that can be done."""
+    if device.type == "cpu" and not any(
+            map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
+        print("there is no C++ compiler (g++): PyTorch computes uncompiled, which takes longer",
+              file=sys.stderr)
+        return module
+    return torch.compile(module, dynamic=False)
+
+
+class Normalize:
+    """Bring a batch of uint8 images to a device and normalise it there.
+
+    Parameters
+    ----------
+    mean, std : sequence of 3 floats
+        Of the channels, with pixels in [0, 1].
+    device : torch.device
+    """
+
+    def __init__(self, mean, std, device):
+        def constant(values):
+            return torch.tensor(values, dtype=torch.float32, device=device).reshape(1, 3, 1, 1)
+
+        self._device = device
+        self._shift = 255 * constant(mean)
+        self._scale = 1 / (255 * constant(std))
+
+    def __call__(self, images):
+        """(N, 3, H, W) uint8 on the host -> (N, 3, H, W) float32 on the device."""
+        x = to_device(images, self._device)
+        x = x.to(torch.float32, memory_format=torch.channels_last)
+        return x.sub_(self._shift).mul_(self._scale)
+
+
+def to_device(array, device):
+    """A NumPy array on a device, without waiting for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+class TorchPredictor:
+    """A module that predicts, running ahead of who reads; all of an engine that scoring needs.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps (N, 3, H, W) to logits (N, outputs).
+    normalize : callable
+        ``normalize(images)``: uint8 images to the module's input.
+    autocast : callable
+        Returns a context in which the module is called.
+    """
+
+    workers = SingleWorker()
+
+    def __init__(self, module, normalize, autocast=contextlib.nullcontext):
+        self.module, self.normalize, self._autocast = module, normalize, autocast
+
+    def predict(self, images, batch_size):
+        """Logits, float32 (n, outputs), of each array of images, uint8 (n, ...)."""
+        pending = deque()
+        for each in images:
+            with torch.inference_mode(), self._autocast():
+                logits = self.module(self.normalize(pad(each, batch_size)))
+            pending.append(logits[:len(each)].float())
+            if len(pending) > _AHEAD:
+                yield pending.popleft().cpu().numpy()
+        while pending:
+            yield pending.popleft().cpu().numpy()
+
+
+class PyTorchEngine:
+    """A module, its optimizers, and the twin that predicts with the workers' mean statistics.
+
+    Parameters
+    ----------
+    build : callable
+        ``build(devices)`` -> an uninitialised HybridBlock for so many devices.
+    weights : dict of str to array
+        The initial weights, by structural name.
+    settings : engines.interface.Settings
+        With one device.
+    workers : engines.workers.SingleWorker, optional
+    """
+
+    def __init__(self, build, weights, settings, workers=None):
+        self.settings, self.workers = settings, workers or SingleWorker()
+        name, = settings.devices
+        self._device = to_torch_device(name)
+        self._normalize = Normalize(settings.mean, settings.std, self._device)
+        self._module, self._twin = (
+            translated(build(1), weights, settings.batch_shape[1:], self._device)
+            for _ in range(2))
+        self._twin.eval()
+        prepare = compiled if settings.compiled else lambda module, _: module
+        self._forward = prepare(self.workers.parallel(self._module), self._device)
+        self._predictor = TorchPredictor(prepare(self._twin, self._device), self._normalize,
+                                         self._autocast)
+        self._loss = _Loss(settings, self._device, prepare)
+        self._optimizers = self._make_optimizers()
+        self.loss_scale = LossScale() if settings.dtype == "float16" else None
+        self._pending, self._events = [], deque()
+
+    def _autocast(self):
+        dtype = getattr(torch, self.settings.dtype)
+        return torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32)
+
+    def _make_optimizers(self):
+        parameters = dict(self._module.named_parameters())
+        named = {name for group in self.settings.groups.values() for name in group.names}
+        return {which: Optimizer(group, {
+            name: parameter for name, parameter in parameters.items()
+            if name in (group.names or parameters.keys() - named)})
+            for which, group in self.settings.groups.items()}
+
+    # ---- training ------------------------------------------------------------------------
+
+    def learn(self, batch, at, rates, update=None, add=None, mixes=None, counted=True):
+        """One update; see `engines.interface`."""
+        images, labels = batch
+        if self.settings.dropout:
+            # So that a resumed run draws the same masks.
+            own = (self.workers.rank,) if self.workers.rank else ()
+            torch.manual_seed(_seed_of(self.settings.seed, *at, *own))
+        mix, = mixes or [None]
+        results = self._backward(images, labels, mix)
+        scale = 1 / self.loss_scale.scale if self.loss_scale else 1.0
+        for name, gradient in (add or {}).items():
+            parameter = self._module.get_parameter(name)
+            parameter.grad += to_device(gradient, self._device).float() / scale
+        if self._may_update():
+            for which in update or self._optimizers:
+                self._optimizers[which].step(rates[which], scale)
+        if counted:
+            self._pending.append((*results, len(labels)))
+        self._bound_queue()
+
+    def _backward(self, images, labels, mix):
+        """Compute the gradients of the mean loss; returns the summed loss and hits, unread."""
+        self._module.zero_grad()
+        x, target = self._loss.prepare(self._normalize(images), to_device(labels, self._device),
+                                       mix)
+        with self._autocast():
+            logits = self._forward(x)
+        losses = self._loss(logits, target)
+        (losses.mean() * (self.loss_scale.scale if self.loss_scale else 1.0)).backward()
+        with torch.no_grad():
+            return losses.sum(), _hits(logits, target)
+
+    def _may_update(self):
+        """Whether all gradients are finite, where their loss was scaled: reads from the device."""
+        if not self.loss_scale:
+            return True
+        finite = _all_finite(parameter.grad for parameter in self._module.parameters())
+        self.loss_scale.adjust(finite)
+        return finite
+
+    def _bound_queue(self):
+        if self._device.type == "cuda":
+            self._events.append(torch.cuda.current_stream().record_event())
+            if len(self._events) > _AHEAD:
+                self._events.popleft().synchronize()
+
+    def collect(self):
+        """(loss, hits, images) of each step; see `engines.interface`."""
+        results = [(float(loss), float(hits), count) for loss, hits, count in self._pending]
+        self._pending.clear()
+        return results
+
+    # ---- predicting ----------------------------------------------------------------------
+
+    def predict(self, images, batch_size):
+        """Logits of each array of images; see `engines.interface`."""
+        _set(self._twin, self.weights())
+        return self._predictor.predict(images, batch_size)
+
+    # ---- arrays --------------------------------------------------------------------------
+
+    def weights(self):
+        """What parameter files hold; see `engines.interface`."""
+        return average_statistics(arrays_of(self._module), self.workers)[0]
+
+    def load_weights(self, weights):
+        """Set all parameters; see `engines.interface`."""
+        _set(self._module, weights)
+
+    def values(self, names):
+        """Parameters as they are now; see `engines.interface`."""
+        return [self._module.get_parameter(name).detach().cpu().numpy().copy() for name in names]
+
+    def is_finite(self):
+        """Whether all parameters are."""
+        return _all_finite(self._module.state_dict().values())
+
+    @property
+    def num_trained(self):
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self._module.parameters())
+
+    # ---- state ---------------------------------------------------------------------------
+
+    def state(self):
+        """All that a checkpoint keeps; see `engines.interface`."""
+        weights, statistics = average_statistics(arrays_of(self._module), self.workers)
+        state = EngineState(weights, statistics=statistics,
+                            scaling=self.loss_scale and self.loss_scale.state)
+        for optimizer in self._optimizers.values():
+            state.optimizer.update(optimizer.arrays())
+            state.update_counts.update(optimizer.counts)
+            state.num_updates.append(optimizer.num_updates)
+        return state
+
+    def load_state(self, state):
+        """Take up the state of a checkpoint; see `engines.interface`."""
+        weights = state.weights
+        if state.statistics is not None:
+            weights = with_statistics(weights, state.statistics[self.workers.rank])
+        self.load_weights(weights)
+        if len(state.num_updates) != len(self._optimizers):
+            raise OtherNetwork("was written with other optimizers")
+        for optimizer, num_updates in zip(self._optimizers.values(), state.num_updates):
+            optimizer.load(state, num_updates)
+        if self.loss_scale:
+            self.loss_scale.state = state.scaling
+
+
+class _Loss:
+    """`engines.interface.Loss`, computed."""
+
+    def __init__(self, settings, device, prepare):
+        self._settings = settings.loss
+        self._teacher = None
+        if self._settings.teacher:
+            teacher = self._settings.teacher()
+            shape = settings.batch_shape[1:]
+            self._teacher = prepare(to_pytorch(teacher, shape).to(
+                device, memory_format=torch.channels_last).eval(), device)
+
+    def prepare(self, x, labels, mix):
+        """The images as they are mixed, and their targets.
+
+        Returns
+        -------
+        x : Tensor (N, C, H, W)
+        target : Tensor (N,) of class numbers, or (N, outputs) of shares; with a teacher, a
+            pair of such a target and the teacher's shares.
+        """
+        x, target = self._soften(x, labels.long(), mix)
+        if self._teacher is None:
+            return x, target
+        with torch.no_grad():
+            logits = self._teacher(x).float()
+            return x, (target, F.softmax(logits / self._settings.temperature, 1))
+
+    def _soften(self, x, labels, mix):
+        if not self._settings.soft:
+            return x, labels
+        target = F.one_hot(labels, self._settings.outputs).float()
+        smoothing = self._settings.label_smoothing
+        target = (1 - smoothing) * target + smoothing / self._settings.outputs
+        if mix is None:
+            return x, target
+        return _mixed(x, mix), mix.share * target + (1 - mix.share) * target.flip(0)
+
+    def __call__(self, logits, target):
+        """Loss of each image, (N,), in float32."""
+        logits = logits.float()
+        if self._teacher is None:
+            return F.cross_entropy(logits, target, reduction="none")
+        target, shares = target
+        temperature, hard = self._settings.temperature, self._settings.hard_weight
+        soft = F.cross_entropy(logits / temperature, shares, reduction="none")
+        return (hard * F.cross_entropy(logits, target, reduction="none")
+                + (1 - hard) * temperature ** 2 * soft)
+
+
+def _mixed(x, mix):
+    """Images (N, C, H, W), mixed with those in reverse order."""
+    if mix.box is None:
+        return mix.share * x + (1 - mix.share) * x.flip(0)
+    top, bottom, left, right = mix.box
+    mixed = x.clone()
+    mixed[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
+    return mixed
+
+
+def _hits(logits, target):
+    """How many images are given their class (their larger share, where targets are mixed)."""
+    if isinstance(target, tuple):    # the images' own, and a teacher's
+        target = target[0]
+    return (logits.argmax(1) == (target.argmax(1) if target.ndim == 2 else target)).sum()
+
+
+def _all_finite(tensors):
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
+def _seed_of(*numbers):
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _set(module, weights):
+    """Set all that a module holds from arrays by structural name."""
+    own = module.state_dict()
+    check_arrays({name: tuple(tensor.shape) for name, tensor in own.items()}, weights)
+    for name, tensor in own.items():
+        tensor.copy_(torch.from_numpy(np.asarray(weights[name])))
