@@ -21,7 +21,6 @@ from .workers import SingleWorker
 __all__ = ["GluonEngine", "Normalize", "set_weights", "to_contexts", "to_device"]
 
 _AHEAD = 3          # steps that wait in MXNet's queue at most; each holds its images
-_UNDECAYED = ("gamma", "beta", "bias")
 
 
 def to_contexts(devices):
@@ -111,17 +110,14 @@ class GluonEngine:
 
     def _make_trainers(self):
         parameters = self._net._collect_params_with_prefix()
-        named = {name for group in self.settings.groups.values() for name in group.names}
         trainers = {}
         for which, group in self.settings.groups.items():
-            own = {name: parameter for name, parameter in parameters.items()
-                   if name in (group.names or parameters.keys() - named)}
-            if not group.decay_all:
-                for name, parameter in own.items():
-                    if name.endswith(_UNDECAYED):
-                        parameter.wd_mult = 0.0
+            own = [(name, parameters[name]) for name in self.settings.members(which, parameters)]
+            for name, parameter in own:
+                if not group.decays(name):
+                    parameter.wd_mult = 0.0
             trainers[which] = gluon.Trainer(
-                {p.name: p for p in own.values()}, group.optimizer, self._optimizer(group),
+                {p.name: p for _, p in own}, group.optimizer, self._optimizer(group),
                 # On the devices, so that the optimizer's arrays can be saved.
                 kvstore=self.workers.kvstore, update_on_kvstore=False)
             self.workers.start(trainers[which])
@@ -147,8 +143,7 @@ class GluonEngine:
         if self.settings.dropout:
             # Dropout draws from MXNet's own stream: tie it to the step, so that a resumed
             # run draws the same masks.
-            own = (self.workers.rank,) if self.workers.rank else ()
-            mx.random.seed(_seed_of(self.settings.seed, *at, *own))
+            mx.random.seed(self.settings.dropout_seed(at, self.workers.rank))
         results = self._backward(images, labels, mixes)
         if add:
             self._add(add, len(labels))
@@ -342,10 +337,6 @@ def _hits(logits, target):
         target = target[0]
     target = target.argmax(axis=1) if target.ndim == 2 else target.astype("float32")
     return (logits.argmax(axis=1).astype("float32") == target).sum()
-
-
-def _seed_of(*numbers):
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0] & 0x7FFFFFFF)
 
 
 def set_weights(net, weights):

@@ -35,9 +35,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from common.errors import UserError
 
 __all__ = ["EngineState", "Group", "Loss", "Mix", "OtherNetwork", "Settings"]
+
+
+_UNDECAYED = ("gamma", "beta", "bias")
 
 
 class OtherNetwork(UserError):
@@ -69,6 +74,10 @@ class Group:
     weight_decay: float = 0.0
     decay_all: bool = True
     names: tuple = ()
+
+    def decays(self, name):
+        """Whether the parameter of this name is decayed."""
+        return self.decay_all or not name.endswith(_UNDECAYED)
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,8 @@ class Settings:
         Of one device in training.
     devices : tuple of str, default ('cpu',)
         ``cpu``, or ``gpu:0`` and the like.
-    dtype : {'float32', 'float16'}
+    dtype : {'float32', 'bfloat16', 'float16'}
+        bfloat16 with PyTorch only.
     compiled : bool, default True
         Whether the network is compiled into a static graph.
     seed : int, default 0
@@ -154,6 +164,18 @@ class Settings:
     compiled: bool = True
     seed: int = 0
     dropout: bool = False
+
+    def members(self, which, names):
+        """Those of `names` that belong to the group `which`."""
+        others = {name for group in self.groups.values() for name in group.names}
+        own = self.groups[which].names
+        return [name for name in names if (name in own if own else name not in others)]
+
+    def dropout_seed(self, at, rank):
+        """Seed of what a worker drops in the step `at`, an (epoch, step)."""
+        own = (rank,) if rank else ()
+        numbers = np.random.SeedSequence((self.seed, *at, *own)).generate_state(1)
+        return int(numbers[0] & 0x7FFFFFFF)
 
 
 @dataclass

@@ -4,9 +4,11 @@ Networks are defined in Gluon and translated by `graph.pytorch`; see `engines.in
 each method promises. A process has one device: several GPUs are several workers.
 """
 import contextlib
+import copy
 import os
 import shutil
 import sys
+import sysconfig
 from collections import deque
 
 import numpy as np
@@ -23,7 +25,8 @@ from .predictor import pad
 from .torch_optimizers import Optimizer
 from .workers import SingleWorker
 
-__all__ = ["PyTorchEngine", "TorchPredictor", "to_torch_device", "translated"]
+__all__ = ["Normalize", "PyTorchEngine", "TorchPredictor", "can_compile", "compiled",
+           "to_torch_device", "translated"]
 
 _AHEAD = 3    # steps and predictions that wait in a GPU's queue at most
 
@@ -42,24 +45,28 @@ def to_torch_device(name):
 
 def translated(net, weights, image_shape, device):
     """A Gluon network with these weights, by structural name, as a PyTorch module on a device."""
-    import mxnet as mx
-
     from .gluon import set_weights
 
-    net.infer_shape(mx.nd.zeros((1, *image_shape)))
     net.initialize()
     set_weights(net, weights)
     return to_pytorch(net, image_shape).to(device, memory_format=torch.channels_last)
 
 
-def compiled(module, device):
-    """A module, compiled where that can be done."""
-    if device.type == "cpu" and not any(
-            map(shutil.which, (os.environ.get("CXX") or "g++", "clang++"))):
-        print("there is no C++ compiler (g++): PyTorch computes uncompiled, which takes longer",
-              file=sys.stderr)
-        return module
-    return torch.compile(module, dynamic=False)
+def can_compile():
+    """Whether what ``torch.compile`` needs is there; if not, says so."""
+    missing = [what for what, there in (
+        ("C++ compiler (g++, or what CXX names)", shutil.which(os.environ.get("CXX", "g++"))),
+        ("Python.h (python3-dev)",
+         os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))) if not there]
+    if missing:
+        print(f"there is no {' and no '.join(missing)}: PyTorch computes uncompiled, which takes "
+              "longer", file=sys.stderr)
+    return not missing
+
+
+def compiled(module):
+    """A module, compiled as a whole for inputs of one shape."""
+    return torch.compile(module, dynamic=False, fullgraph=True)
 
 
 class Normalize:
@@ -89,7 +96,7 @@ class Normalize:
 
 def to_device(array, device):
     """A NumPy array on a device, without waiting for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    tensor = torch.from_numpy(np.require(array, requirements="CW"))
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -145,14 +152,11 @@ class PyTorchEngine:
         name, = settings.devices
         self._device = to_torch_device(name)
         self._normalize = Normalize(settings.mean, settings.std, self._device)
-        self._module, self._twin = (
-            translated(build(1), weights, settings.batch_shape[1:], self._device)
-            for _ in range(2))
-        self._twin.eval()
-        prepare = compiled if settings.compiled else lambda module, _: module
-        self._forward = prepare(self.workers.parallel(self._module), self._device)
-        self._predictor = TorchPredictor(prepare(self._twin, self._device), self._normalize,
-                                         self._autocast)
+        self._module = translated(build(1), weights, settings.batch_shape[1:], self._device)
+        self._twin = copy.deepcopy(self._module).eval()
+        prepare = compiled if settings.compiled and can_compile() else lambda module: module
+        self._forward = prepare(self.workers.parallel(self._module))
+        self._predictor = TorchPredictor(prepare(self._twin), self._normalize, self._autocast)
         self._loss = _Loss(settings, self._device, prepare)
         self._optimizers = self._make_optimizers()
         self.loss_scale = LossScale() if settings.dtype == "float16" else None
@@ -164,11 +168,9 @@ class PyTorchEngine:
 
     def _make_optimizers(self):
         parameters = dict(self._module.named_parameters())
-        named = {name for group in self.settings.groups.values() for name in group.names}
-        return {which: Optimizer(group, {
-            name: parameter for name, parameter in parameters.items()
-            if name in (group.names or parameters.keys() - named)})
-            for which, group in self.settings.groups.items()}
+        return {which: Optimizer(group, {name: parameters[name] for name
+                                         in self.settings.members(which, parameters)})
+                for which, group in self.settings.groups.items()}
 
     # ---- training ------------------------------------------------------------------------
 
@@ -177,8 +179,7 @@ class PyTorchEngine:
         images, labels = batch
         if self.settings.dropout:
             # So that a resumed run draws the same masks.
-            own = (self.workers.rank,) if self.workers.rank else ()
-            torch.manual_seed(_seed_of(self.settings.seed, *at, *own))
+            torch.manual_seed(self.settings.dropout_seed(at, self.workers.rank))
         mix, = mixes or [None]
         results = self._backward(images, labels, mix)
         scale = 1 / self.loss_scale.scale if self.loss_scale else 1.0
@@ -195,9 +196,9 @@ class PyTorchEngine:
     def _backward(self, images, labels, mix):
         """Compute the gradients of the mean loss; returns the summed loss and hits, unread."""
         self._module.zero_grad()
-        x, target = self._loss.prepare(self._normalize(images), to_device(labels, self._device),
-                                       mix)
         with self._autocast():
+            x, target = self._loss.prepare(self._normalize(images),
+                                           to_device(labels, self._device), mix)
             logits = self._forward(x)
         losses = self._loss(logits, target)
         (losses.mean() * (self.loss_scale.scale if self.loss_scale else 1.0)).backward()
@@ -291,7 +292,7 @@ class _Loss:
             teacher = self._settings.teacher()
             shape = settings.batch_shape[1:]
             self._teacher = prepare(to_pytorch(teacher, shape).to(
-                device, memory_format=torch.channels_last).eval(), device)
+                device, memory_format=torch.channels_last).eval())
 
     def prepare(self, x, labels, mix):
         """The images as they are mixed, and their targets.
@@ -352,13 +353,9 @@ def _all_finite(tensors):
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
-def _seed_of(*numbers):
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 def _set(module, weights):
     """Set all that a module holds from arrays by structural name."""
     own = module.state_dict()
     check_arrays({name: tuple(tensor.shape) for name, tensor in own.items()}, weights)
     for name, tensor in own.items():
-        tensor.copy_(torch.from_numpy(np.asarray(weights[name])))
+        tensor.copy_(torch.from_numpy(np.array(weights[name])))

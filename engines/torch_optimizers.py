@@ -5,13 +5,13 @@ change of the rate does not change what is in it; adam's correction is in the ra
 """
 import math
 
+import numpy as np
 import torch
 
 from .interface import OtherNetwork
 
 __all__ = ["Optimizer"]
 
-_UNDECAYED = ("gamma", "beta", "bias")
 _EPSILON = 1e-8    # of adam
 
 
@@ -36,8 +36,7 @@ class Optimizer:
     def __init__(self, group, parameters):
         self._group, self.parameters = group, parameters
         self._tensors = [parameter.detach() for parameter in parameters.values()]
-        self._decays = [0.0 if name.endswith(_UNDECAYED) and not group.decay_all
-                        else group.weight_decay for name in parameters]
+        self._decays = [group.weight_decay * group.decays(name) for name in parameters]
         count = 2 if group.optimizer == "adam" else int(group.momentum != 0)
         self.moments = [[torch.zeros_like(tensor) for tensor in self._tensors]
                         for _ in range(count)]
@@ -121,6 +120,6 @@ class Optimizer:
                 raise OtherNetwork(f"was written by another optimizer ({name} has no fitting "
                                    "state)")
             for moments, array in zip(self.moments, stored):
-                moments[index].copy_(torch.from_numpy(array))
+                moments[index].copy_(torch.from_numpy(np.array(array)))
         self.counts = {name: state.update_counts[name] for name in self.parameters}
         self.num_updates = num_updates

@@ -41,19 +41,21 @@ def normed(devices=1):
     return net
 
 
-def drawn(build, seed=0):
+def drawn(build, seed=0, init=None):
     """Initial weights of a network."""
     mx.random.seed(seed)
+    np.random.seed(seed)
     net = build(1)
-    net.initialize(mx.init.Normal(0.01))
+    net.initialize(init or mx.init.Normal(0.01))
     return {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items()}
 
 
-def engine(build=linear, devices=("cpu",), seed=0, loss=None, group=None, **settings):
-    """A `GluonEngine`; by default plain SGD on cross-entropy."""
+def engine(build=linear, devices=("cpu",), seed=0, loss=None, group=None, kind=GluonEngine,
+           weights=None, groups=None, **settings):
+    """A `GluonEngine`, or another kind; by default plain SGD on cross-entropy."""
     settings = {"batch_shape": (16, 3, 32, 32), "compiled": False, **settings}
-    return GluonEngine(build, drawn(build, seed), Settings(
-        {"weights": group or Group("sgd", momentum=0.0)}, loss or Loss(10), MEAN, STD,
+    return kind(build, weights or drawn(build, seed), Settings(
+        groups or {"weights": group or Group("sgd", momentum=0.0)}, loss or Loss(10), MEAN, STD,
         devices=devices, **settings))
 
 
