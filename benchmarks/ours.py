@@ -9,7 +9,7 @@ from mxnet import nd  # noqa: E402
 
 from benchmarks.networks import build, fixed_steps, new_network, random_images  # noqa: E402
 from data import get_dataset  # noqa: E402
-from data.batches import Batches  # noqa: E402
+from data.batches import Batches, Preparation  # noqa: E402
 from engines.gluon import GluonEngine  # noqa: E402
 from engines.interface import Group, Loss, Settings  # noqa: E402
 from graph.fast_cpu import hybridize  # noqa: E402
@@ -31,7 +31,8 @@ def prepare(mode, workload, data_dir):
 def _batches(workload, data_dir, prefetch):
     dataset = get_dataset("cifar10", data_dir,
                           limit_train=workload.steps * workload.batch_size)
-    return dataset, Batches(dataset.train, workload.batch_size, prefetch=prefetch)
+    return dataset, Batches(
+        dataset.train, workload.batch_size, preparation=Preparation(prefetch=prefetch))
 
 
 def _trained(workload):

@@ -1,4 +1,4 @@
-"""Batches of an ImageSet, as a function of (seed, epoch, step).
+"""Batches of a data set, as a function of (seed, epoch, step).
 
 The order of an epoch follows from (seed, epoch), the augmentation of a batch from (seed,
 epoch, step) and the image's place in it. So a run resumes in the middle of an epoch
@@ -6,6 +6,7 @@ without replaying its beginning, and several workers together see the very image
 worker with the sum of their batches sees.
 """
 import threading
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 import numpy as np
@@ -14,21 +15,16 @@ from common.errors import DataError
 from data.augment import PADDINGS, random_crop_mirror
 from data.streams import bit_stream, permutation
 
-__all__ = ["Batches", "evaluated"]
+__all__ = ["Batches", "EpochBatches", "Preparation"]
 
 
-def evaluated(total, shard):
-    """First and last + 1 of so many images that worker (index, count) evaluates."""
-    index, count = shard
-    return total * index // count, total * (index + 1) // count
-
-
-class Batches:
-    """Batches for training (shuffled, augmented) or for evaluation (in order, as they are).
+class EpochBatches:
+    """Which images of a data set are in which batch of an epoch; the base of all batches.
 
     Parameters
     ----------
-    image_set : ImageSet
+    source : ImageSet, FolderPhotos or RecordFile
+        Has a length and a ``digest()``.
     batch_size : int
         Of this worker.
     seed : int, default 0
@@ -37,21 +33,19 @@ class Batches:
         If true, an epoch is a random order of the images, cut into whole batches; what
         remains is left out. If false, every image comes once, in order, and the last batch
         may be smaller.
-    padding : str, default 'black'
-        See `random_crop_mirror`.
-    mean : sequence of 3 floats, default None
-        In [0, 1]; the colour of the padding 'mean'.
     shard : (int, int), default (0, 1)
         Index of this worker and number of workers. In training each has the same number of
         steps, and no image twice; in evaluation each has a contiguous part of the images.
-    prefetch : int, default 2
+
+    Attributes
+    ----------
+    ahead : int
         Batches prepared ahead in a thread; 0 prepares each when it is asked for.
-    augment : bool, default True
-        Whether training batches are cropped and mirrored.
     """
 
-    def __init__(self, image_set, batch_size, seed=0, train=True, padding="black", mean=None,
-                 shard=(0, 1), prefetch=2, augment=True):
+    ahead = 2
+
+    def __init__(self, source, batch_size, seed=0, train=True, shard=(0, 1)):
         index, count = shard
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -60,43 +54,35 @@ class Batches:
         if not 0 <= index < count:
             raise ValueError(f"shard is {shard}; it must be (index, count) with "
                              "0 <= index < count")
-        if prefetch < 0:
-            raise ValueError(f"prefetch is {prefetch}; it must not be negative")
-        if padding not in PADDINGS:
-            raise ValueError(f"unknown padding '{padding}'. Known: {', '.join(PADDINGS)}.")
-        if train and augment and padding == "mean" and mean is None:
-            raise ValueError("padding 'mean' needs the mean colour")
-        if train and len(image_set) < batch_size * count:
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.train, self.shard = train, (index, count)
+        if train and len(self) < 1:
             workers = f" for each of {count} workers" if count > 1 else ""
-            raise DataError(f"{len(image_set):,} training images do not fill one batch of "
-                             f"{batch_size:,}{workers}; take a smaller batch size")
-        self.image_set = image_set
-        self.batch_size = batch_size
-        self.seed = seed
-        self.train = train
-        self.padding = padding
-        self.mean = mean
-        self.shard = index, count
-        self.prefetch = prefetch
-        self.augment = train and augment
+            raise DataError(f"{len(source):,} training images do not fill one batch of "
+                            f"{batch_size:,}{workers}; take a smaller batch size")
 
     def __len__(self):
         """Batches in an epoch of this worker."""
         if self.train:
-            return len(self.image_set) // (self.batch_size * self.shard[1])
+            return len(self.source) // (self.batch_size * self.shard[1])
         return -(-self.num_images // self.batch_size)
 
     def digest(self):
         """What the images are known by, those of all workers: see `data.digest.digest`."""
-        return self.image_set.digest()
+        return self.source.digest()
 
     @property
     def num_images(self):
         """Images in an epoch of this worker."""
         if self.train:
             return len(self) * self.batch_size
-        start, stop = self._range()
+        start, stop = self._evaluated()
         return stop - start
+
+    def _evaluated(self):
+        """First and last + 1 of the images that this worker evaluates."""
+        index, count = self.shard
+        return len(self.source) * index // count, len(self.source) * (index + 1) // count
 
     def epoch(self, epoch, start=0):
         """Iterate over the batches of an epoch, from the step `start` on.
@@ -108,35 +94,86 @@ class Batches:
         labels : numpy.ndarray
             int32, (B,).
         indices : numpy.ndarray
-            int64, (B,): where in the image set they are.
+            int64, (B,): where in the source they are.
         """
         if epoch < 0:
             raise ValueError(f"epoch is {epoch}; it must not be negative")
         if not 0 <= start <= len(self):
             raise ValueError(f"start is {start}; an epoch has the steps 0 to {len(self) - 1}")
         batches = self._batches(epoch, start)
-        return _ahead(batches, self.prefetch) if self.prefetch else batches
+        return _ahead(batches, self.ahead) if self.ahead else batches
 
-    def _range(self):
-        return evaluated(len(self.image_set), self.shard)
+    def _steps(self, epoch, start):
+        """Yield step and indices of each batch, from the step `start` on."""
+        if self.train:
+            order = permutation(len(self.source), self.seed, "order", epoch)
+            index, count = self.shard
+        else:
+            order = np.arange(*self._evaluated(), dtype=np.int64)
+            index, count = 0, 1
+        for step in range(start, len(self)):
+            first = (step * count + index) * self.batch_size
+            yield step, order[first:first + self.batch_size].copy()
 
     def _batches(self, epoch, start):
-        if self.train:
-            order = permutation(len(self.image_set), self.seed, "order", epoch)
-            index, count = self.shard
-            skip, stride = index * self.batch_size, count * self.batch_size
-        else:
-            order = np.arange(*self._range(), dtype=np.int64)
-            skip, stride = 0, self.batch_size
-        for step in range(start, len(self)):
-            first = step * stride + skip
-            indices = order[first:first + self.batch_size].copy()
-            images = self.image_set.images[indices]
-            if self.augment:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How batches are made of images in memory.
+
+    Attributes
+    ----------
+    padding : str
+        What surrounds a training image before it is cropped: see `random_crop_mirror`.
+    mean : sequence of 3 floats, optional
+        In [0, 1]; the colour of the padding 'mean'.
+    augment : bool
+        Whether training images are cropped and mirrored.
+    prefetch : int
+        Batches prepared ahead in a thread; 0 prepares each when it is asked for.
+    """
+
+    padding: str = "black"
+    mean: tuple = None
+    augment: bool = True
+    prefetch: int = 2
+
+    def __post_init__(self):
+        if self.prefetch < 0:
+            raise ValueError(f"prefetch is {self.prefetch}; it must not be negative")
+        if self.padding not in PADDINGS:
+            raise ValueError(f"unknown padding '{self.padding}'. Known: {', '.join(PADDINGS)}.")
+        if self.augment and self.padding == "mean" and self.mean is None:
+            raise ValueError("padding 'mean' needs the mean colour")
+
+
+class Batches(EpochBatches):
+    """Batches for training (shuffled, augmented) or for evaluation (in order, as they are).
+
+    Parameters
+    ----------
+    preparation : Preparation, optional
+
+    The others are those of `EpochBatches`.
+    """
+
+    def __init__(self, source, batch_size, seed=0, train=True, shard=(0, 1),
+                 preparation=None):
+        super().__init__(source, batch_size, seed, train, shard)
+        self.preparation = preparation or Preparation()
+        self.ahead = self.preparation.prefetch
+
+    def _batches(self, epoch, start):
+        how = self.preparation
+        for step, indices in self._steps(epoch, start):
+            images = self.source.images[indices]
+            if self.train and how.augment:
                 stream = bit_stream(self.seed, "augment", epoch, step)
-                stream.advance(skip)    # past the words of the workers before this one
-                images = random_crop_mirror(images, stream, padding=self.padding, mean=self.mean)
-            yield images, self.image_set.labels[indices], indices
+                stream.advance(self.shard[0] * self.batch_size)    # past the other workers' words
+                images = random_crop_mirror(images, stream, padding=how.padding, mean=how.mean)
+            yield images, self.source.labels[indices], indices
 
 
 def _ahead(items, count):

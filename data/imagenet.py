@@ -22,9 +22,10 @@ import numpy as np
 from common.errors import DataError, run_script
 from common.files import home_path, open_file, read_text
 from common.screen import printable
+from data.batches import EpochBatches
 from data.decoding import decode, image_format
 from data.digest import digest
-from data.photos import FolderPhotos, PhotoBatches, list_classes
+from data.photos import Decoding, FolderPhotos, PhotoBatches, list_classes
 from data.recordio import read_head, read_image_record
 from data.streams import bit_stream
 
@@ -263,12 +264,12 @@ def undecodable(record_file, limit=5, log=None):
     return found
 
 
-class RecordBatches:
+class RecordBatches(EpochBatches):
     """Training batches of a record file, made by MXNet's ``ImageRecordIter``.
 
     The iterator is made anew for each epoch, seeded from (seed, epoch), so an epoch depends
     neither on those before it nor on the number of threads. Batches are whole; what remains
-    of an epoch's random order is left out.
+    of an epoch's random order is left out. Each worker trains on its own part of the file.
 
     Evaluation goes through `PhotoBatches`: the iterator's last batch rolls over into the next
     pass (so the authors' validation counted images twice, or never), and where it resizes, an
@@ -276,52 +277,34 @@ class RecordBatches:
 
     Parameters
     ----------
-    records : RecordFile
-    batch_size : int
-        Of this worker.
-    classes : int
-        Labels must be smaller.
-    size : int, default 224
-        Side of the crops in pixels.
-    seed : int, default 0
-    shard : (int, int), default (0, 1)
-        Index of this worker and number of workers: each trains on its own part of the file,
-        all with the same number of steps.
-    workers : int, default 4
-        Threads.
+    source : RecordFile
+    decoding : data.photos.Decoding
+        With ``classes``.
+
+    The others are those of `EpochBatches`.
     """
 
-    def __init__(self, records, batch_size, classes, size=224, seed=0, shard=(0, 1), workers=4):
-        self.records, self.batch_size, self.classes = records, batch_size, classes
-        self.size, self.seed, self.shard, self.workers = size, seed, shard, workers
-        self.records.labels()      # what MXNet's iterator would not survive is refused here
-        if len(self) < 1:
-            others = f" for each of {shard[1]} workers" if shard[1] > 1 else ""
-            raise DataError(f"{len(records):,} training images do not fill one batch of "
-                            f"{batch_size:,}{others}; take a smaller batch size")
+    ahead = 0    # the iterator does that
+
+    def __init__(self, source, batch_size, decoding, seed=0, shard=(0, 1)):
+        source.labels()      # what MXNet's iterator would not survive is refused here
+        super().__init__(source, batch_size, seed, shard=shard)
+        self.decoding = decoding
 
     def __len__(self):
-        total, parts = len(self.records), self.shard[1]
+        total, parts = len(self.source), self.shard[1]
         # The last part is the smallest: MXNet gives the others ceil(total / parts).
         return (total - -(-total // parts) * (parts - 1)) // self.batch_size
-
-    def digest(self):
-        """What the records are known by: see `data.digest.digest`."""
-        return self.records.digest()
-
-    @property
-    def num_images(self):
-        """Images in an epoch of this worker."""
-        return len(self) * self.batch_size
 
     def settings(self, epoch):
         """Arguments of ``mx.io.ImageRecordIter`` for an epoch."""
         order, augmentation = (bit_stream(self.seed, "records", epoch).random_raw(2)
                                >> np.uint64(34)).tolist()
-        rec, idx = self.records.mxnet_paths()
+        rec, idx = self.source.mxnet_paths()
         return {"path_imgrec": rec, "path_imgidx": idx,
-                "data_shape": (3, self.size, self.size), "batch_size": self.batch_size,
-                "preprocess_threads": max(self.workers, 1), "verbose": False,
+                "data_shape": (3, self.decoding.size, self.decoding.size),
+                "batch_size": self.batch_size,
+                "preprocess_threads": max(self.decoding.workers, 1), "verbose": False,
                 # Normalised on the device, as everywhere here: a quarter of the bytes to move.
                 "dtype": "uint8", "shuffle": True, "seed": order, "seed_aug": augmentation,
                 "num_parts": self.shard[1], "part_index": self.shard[0],
@@ -330,19 +313,10 @@ class RecordBatches:
                 "min_random_area": 0.08, "max_random_area": 1.0,
                 "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "pca_noise": 0.1}
 
-    def epoch(self, epoch, start=0):
-        """Iterate over the batches of an epoch, from the step `start` on.
+    def _batches(self, epoch, start):
+        """See `EpochBatches.epoch`; MXNet does not tell the indices: they are None.
 
         The images before `start` are decoded and dropped.
-
-        Yields
-        ------
-        images : numpy.ndarray
-            uint8, (B, 3, size, size).
-        labels : numpy.ndarray
-            int32, (B,).
-        indices : None
-            MXNet does not tell which records they were.
 
         Raises
         ------
@@ -360,26 +334,26 @@ class RecordBatches:
                     continue
                 yield batch.data[0].asnumpy(), self._checked(batch.label[0].asnumpy()), None
         except StopIteration:
-            raise DataError(f"{printable(self.records.rec)} ended before its "
-                            f"{len(self.records):,} records") from None
+            raise DataError(f"{printable(self.source.rec)} ended before its "
+                            f"{len(self.source):,} records") from None
         except mx.MXNetError as error:
             raise DataError(self._explained(error)) from None
 
     def _checked(self, labels):
         labels = labels.astype(np.int32)
-        if labels.min() < 0 or labels.max() >= self.classes:
-            wrong = labels.max() if labels.max() >= self.classes else labels.min()
-            raise DataError(f"{printable(self.records.rec)} has the label {wrong}, but there are "
-                            f"{self.classes} classes")
+        if labels.min() < 0 or labels.max() >= self.decoding.classes:
+            wrong = labels.max() if labels.max() >= self.decoding.classes else labels.min()
+            raise DataError(f"{printable(self.source.rec)} has the label {wrong}, but there are "
+                            f"{self.decoding.classes} classes")
         return labels
 
     def _explained(self, error):
         """Which records are to blame for an error of MXNet's iterator."""
-        print(f"{printable(self.records.rec)}: a record cannot be decoded; looking for it",
+        print(f"{printable(self.source.rec)}: a record cannot be decoded; looking for it",
               file=sys.stderr)
-        found = undecodable(self.records, log=lambda line: print(line, file=sys.stderr))
+        found = undecodable(self.source, log=lambda line: print(line, file=sys.stderr))
         reason = "; ".join(found) or str(error).strip().splitlines()[-1]
-        return f"{printable(self.records.rec)} cannot be read: {reason}"
+        return f"{printable(self.source.rec)} cannot be read: {reason}"
 
 
 # ---- what the scripts open ---------------------------------------------------------------------
@@ -396,8 +370,8 @@ def _open_folder(data_dir):
 
 
 def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
-                  rec_train_idx=None, rec_val=None, rec_val_idx=None, batch_size=128, size=224,
-                  crop_ratio=0.875, seed=0, shard=(0, 1), workers=4):
+                  rec_train_idx=None, rec_val=None, rec_val_idx=None, batch_size=128,
+                  decoding=None, seed=0, shard=(0, 1)):
     """Data for training.
 
     Parameters
@@ -412,8 +386,9 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
         Record files and their indices (those beside them if not given).
     batch_size : int
         Of this worker, for all its devices.
-    size, crop_ratio, seed, shard, workers
-        See `RecordBatches`.
+    decoding : data.photos.Decoding, optional
+    seed, shard
+        See `EpochBatches`.
 
     Returns
     -------
@@ -424,27 +399,25 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
     DataError
         If files are missing or do not fit together.
     """
-    common = {"size": size, "seed": seed, "shard": shard, "workers": workers}
     if use_rec:
         train_photos, val_photos = (RecordFile(rec_train, rec_train_idx),
                                     RecordFile(rec_val, rec_val_idx))
-        class_names = train_photos.class_names()
-        train = RecordBatches(train_photos, batch_size, len(class_names), **common)
+        class_names, kind = train_photos.class_names(), RecordBatches
     else:
         train_photos, val_photos = _open_folder(data_dir)
         if train_photos is None:
             raise DataError(f"there is no folder {printable(val_photos.folder.with_name('train'))}")
-        class_names = train_photos.wnids
-        train = PhotoBatches(train_photos, batch_size, **common)
-    val = PhotoBatches(val_photos, batch_size, size, train=False, crop_ratio=crop_ratio,
-                       classes=len(class_names), shard=shard, workers=workers)
-    data = ImageNetData(name, name, class_names, len(train_photos), len(val_photos), size)
-    return data, train, val
+        class_names, kind = train_photos.wnids, PhotoBatches
+    decoding = dataclasses.replace(decoding or Decoding(), classes=len(class_names))
+    data = ImageNetData(name, name, class_names, len(train_photos), len(val_photos),
+                        decoding.size)
+    return (data, kind(train_photos, batch_size, decoding, seed, shard=shard),
+            PhotoBatches(val_photos, batch_size, decoding, train=False, shard=shard))
 
 
 def validation_batches(use_rec=False, data_dir=None, rec_val=None,
-                       rec_val_idx=None, batch_size=128, size=224, crop_ratio=0.875, crops=1,
-                       workers=4, name="imagenet", class_names=None):
+                       rec_val_idx=None, batch_size=128, decoding=None, name="imagenet",
+                       class_names=None):
     """Data for evaluation alone.
 
     Parameters
@@ -452,8 +425,6 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
     class_names : list of str, optional
         Classes of the network, in the order of its outputs; the data may lack some, but have
         no others. The data's own if not given.
-    crops : {1, 10}, default 1
-        Crops of each image.
 
     The others are those of `open_imagenet`.
 
@@ -475,9 +446,9 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
             class_names, _ = list_classes(folder / "train")
         photos = FolderPhotos(folder / "val", class_names)
         class_names = photos.wnids
-    batches = PhotoBatches(photos, batch_size, size, train=False, crop_ratio=crop_ratio,
-                           crops=crops, classes=len(class_names), workers=workers)
-    return ImageNetData(name, name, class_names, 0, len(photos), size), batches
+    decoding = dataclasses.replace(decoding or Decoding(), classes=len(class_names))
+    return (ImageNetData(name, name, class_names, 0, len(photos), decoding.size),
+            PhotoBatches(photos, batch_size, decoding, train=False))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import math
 import os
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ import numpy as np
 from common.errors import DataError, FileError
 from common.files import read_bytes
 from common.screen import printable
-from data.batches import _ahead, evaluated
+from data.batches import EpochBatches
 from data.decoding import MOST_BYTES, SUFFIXES, decode
 from data.digest import digest
-from data.streams import bit_stream, permutation, uniform
+from data.streams import bit_stream, uniform
 
 __all__ = ["FolderPhotos", "PhotoBatches", "evaluation_crops", "few", "find_images",
            "list_classes", "list_photos", "random_part"]
@@ -373,90 +374,72 @@ def _part(image, scaled, top, left, size):
     return np.rint(image).astype(np.uint8)
 
 
-class PhotoBatches:
-    """Batches of photographs, decoded by threads.
+@dataclass(frozen=True)
+class Decoding:
+    """How photographs are made crops.
 
-    Parameters
+    Attributes
     ----------
-    photos : FolderPhotos or data.imagenet.RecordFile
-    batch_size : int
-        Of this worker.
-    size : int, default 224
+    size : int
         Side of the crops in pixels.
-    seed : int, default 0
-    train : bool, default True
-        Random order and crops, whole batches; else every image once, in order.
-    crop_ratio : float, default 0.875
+    crop_ratio : float
         Side of the crop by the shorter side of the image, in evaluation.
-    crops : {1, 10}, default 1
+    crops : {1, 10}
         Crops of each image in evaluation; with 10, images are (B, 10, 3, size, size).
     classes : int, optional
         Labels must be smaller.
-    shard : (int, int), default (0, 1)
-        Index of this worker and number of workers. In training each has the same number of
-        steps; in evaluation each has a contiguous part of the images.
-    workers : int, default 4
+    workers : int
         Threads; 0 decodes when a batch is asked for.
     """
 
-    def __init__(self, photos, batch_size, size=224, seed=0, train=True, crop_ratio=0.875,
-                 crops=1, classes=None, shard=(0, 1), workers=4):
-        if crops not in (1, 10):
-            raise ValueError(f"crops must be 1 or 10, not {crops}")
-        if train and len(photos) < batch_size * shard[1]:
-            raise DataError(f"{len(photos):,} training images do not fill one batch of "
-                            f"{batch_size * shard[1]:,}; take a smaller batch size")
-        self.photos, self.batch_size, self.size, self.seed = photos, batch_size, size, seed
-        self.train, self.crop_ratio, self.crops = train, crop_ratio, crops
-        self.classes, self.shard, self.workers = classes, shard, workers
+    size: int = 224
+    crop_ratio: float = 0.875
+    crops: int = 1
+    classes: int = None
+    workers: int = 4
 
-    def __len__(self):
-        if self.train:
-            return len(self.photos) // (self.batch_size * self.shard[1])
-        return -(-self.num_images // self.batch_size)
+    def __post_init__(self):
+        if self.crops not in (1, 10):
+            raise ValueError(f"crops must be 1 or 10, not {self.crops}")
 
-    def digest(self):
-        """What the photographs are known by: see `data.digest.digest`."""
-        return self.photos.digest()
 
-    @property
-    def num_images(self):
-        """Images in an epoch of this worker."""
-        if self.train:
-            return len(self) * self.batch_size
-        start, stop = evaluated(len(self.photos), self.shard)
-        return stop - start
+class PhotoBatches(EpochBatches):
+    """Batches of photographs, decoded by threads: random crops, or whole images in evaluation.
 
-    def epoch(self, epoch, start=0):
-        """Yield (images uint8 (B, 3, size, size), labels int32 (B,), indices int64 (B,))."""
-        batches = self._batches(epoch, start)
-        return _ahead(batches, 2) if self.workers else batches
+    Parameters
+    ----------
+    source : FolderPhotos or data.imagenet.RecordFile
+    decoding : Decoding, optional
+
+    The others are those of `EpochBatches`.
+    """
+
+    def __init__(self, source, batch_size, decoding=None, seed=0, train=True, shard=(0, 1)):
+        super().__init__(source, batch_size, seed, train, shard)
+        self.decoding = decoding or Decoding()
+        self.ahead = 2 if self.decoding.workers else 0
 
     def _batches(self, epoch, start):
-        index, count = self.shard if self.train else (0, 1)
-        order = (permutation(len(self.photos), self.seed, "order", epoch) if self.train
-                 else np.arange(*evaluated(len(self.photos), self.shard)))
-        with ThreadPoolExecutor(max(self.workers, 1)) as pool:
-            for step in range(start, len(self)):
-                first = (step * count + index) * self.batch_size
-                indices = order[first:first + self.batch_size].copy()
+        with ThreadPoolExecutor(max(self.decoding.workers, 1)) as pool:
+            for _, indices in self._steps(epoch, start):
                 parts = list(pool.map(lambda number: self._photo(epoch, int(number)), indices))
                 images = np.stack([image for image, _ in parts])
                 yield images, np.array([label for _, label in parts], np.int32), indices
 
     def _photo(self, epoch, number):
         """Crop(s), channels first, and label of one photograph."""
-        content, label = self.photos.read(number)
+        how = self.decoding
+        content, label = self.source.read(number)
         try:
             image = np.asarray(decode(content))
         except DataError as error:
-            raise DataError(f"{self.photos.name(number)} cannot be decoded: {error}") from None
-        if self.classes is not None and not 0 <= label < self.classes:
-            raise DataError(f"{self.photos.name(number)} has the label {label}, but there are "
-                            f"{self.classes} classes")
+            raise DataError(f"{self.source.name(number)} cannot be decoded: {error}") from None
+        if how.classes is not None and not 0 <= label < how.classes:
+            raise DataError(f"{self.source.name(number)} has the label {label}, but there are "
+                            f"{how.classes} classes")
         if self.train:
-            crops = random_part(image, self.size, bit_stream(self.seed, "photo", epoch, number))
+            crops = random_part(image, how.size, bit_stream(self.seed, "photo", epoch, number))
         else:
-            crops = evaluation_crops(image, self.size, self.crop_ratio, self.crops)
-            crops = crops[0] if self.crops == 1 else crops
+            crops = evaluation_crops(image, how.size, how.crop_ratio, how.crops)
+            crops = crops[0] if how.crops == 1 else crops
         return np.ascontiguousarray(np.moveaxis(crops, -1, -3)), label

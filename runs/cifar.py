@@ -1,6 +1,6 @@
 """Training on small images: data sets that fit into memory, as a `runs.train.Job`."""
 from data import get_dataset
-from data.batches import Batches
+from data.batches import Batches, Preparation
 
 from .describe import describe
 from .train import Data, Job
@@ -33,13 +33,13 @@ def open_cifar(options, batch_size, shard):
     dataset = get_dataset(options.dataset, options.data_dir, options.data_url,
                           options.limit_train, getattr(options, "val_split", 0), options.seed)
     train = training_batches(options, dataset, dataset.train, batch_size, shard, options.seed)
-    val, test = (Batches(images, batch_size, shard=shard, train=False,
-                         prefetch=options.num_data_workers)
+    val, test = (Batches(images, batch_size, train=False, shard=shard,
+                         preparation=Preparation(prefetch=options.num_data_workers))
                  for images in (dataset.val, dataset.test))
     return Data(dataset, train, val, test)
 
 
 def training_batches(options, dataset, images, batch_size, shard, seed):
     """Batches of training images of a data set, shuffled and augmented as the options say."""
-    return Batches(images, batch_size, shard=shard, seed=seed, padding=options.padding,
-                   mean=dataset.mean, prefetch=options.num_data_workers)
+    return Batches(images, batch_size, seed, shard=shard, preparation=Preparation(
+        options.padding, dataset.mean, prefetch=options.num_data_workers))

@@ -59,12 +59,13 @@ def open_data(options, description):
         dataset = get_dataset(name, options.data_dir, options.data_url)
         return dataset, Batches(dataset.test, options.batch_size, train=False)
     from data.imagenet import validation_batches
+    from data.photos import Decoding
 
+    decoding = Decoding(options.input_size or described.get("image_size", 224),
+                        options.crop_ratio, options.crops, workers=options.num_data_workers)
     return validation_batches(
         options.use_rec, options.data_dir or "~/.mxnet/datasets/imagenet", options.rec_val,
-        options.rec_val_idx, options.batch_size,
-        options.input_size or described.get("image_size", 224), options.crop_ratio,
-        options.crops, options.num_data_workers, name, described.get("class_names"))
+        options.rec_val_idx, options.batch_size, decoding, name, described.get("class_names"))
 
 
 def make_network(options, description, dataset, contexts):

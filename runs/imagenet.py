@@ -4,6 +4,7 @@ import os
 
 from common.errors import UserError
 from data.imagenet import open_imagenet
+from data.photos import Decoding
 from model.zoo import MODELS
 
 from .describe import describe
@@ -36,8 +37,8 @@ class ImageNetTraining(Job):
         return Data(*open_imagenet(
             options.dataset, options.use_rec, options.data_dir, options.rec_train,
             options.rec_train_idx, options.rec_val, options.rec_val_idx, batch_size,
-            options.input_size, options.crop_ratio, options.seed, shard,
-            options.num_data_workers))
+            Decoding(options.input_size, options.crop_ratio, workers=options.num_data_workers),
+            options.seed, shard))
 
     def evaluation_options(self, options):
         """The records or the folder."""

@@ -11,7 +11,7 @@ import compare
 import evaluate
 import gradcam
 from data import get_dataset
-from data.photos import FolderPhotos, PhotoBatches
+from data.photos import Decoding, FolderPhotos, PhotoBatches
 from tests import scripts
 from tests.data.photo_files import write_tree
 from tests.random_networks import CIFAR, random_network
@@ -111,7 +111,8 @@ def test_scores_of_photographs(crops, photographs, tmp_path):
     folder, net = photographs
     row = _scored("--params", folder / "net.params", "--data-dir", folder / "tree", "--crops",
                   crops, "--batch-size", 4, folder=tmp_path)
-    batches = PhotoBatches(FolderPhotos(folder / "tree/val"), 9, 32, train=False, crops=crops)
+    batches = PhotoBatches(FolderPhotos(folder / "tree/val"), 9,
+                           Decoding(32, crops=crops), train=False)
     (images, labels, _), = batches.epoch(0)
     log_shares = _log_shares(_logits(net, images.reshape(-1, 3, 32, 32)))
     shares = np.exp(log_shares).reshape(9, crops, 3).mean(axis=1)

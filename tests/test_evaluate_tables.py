@@ -7,6 +7,7 @@ import evaluate
 from common.errors import UserError
 from data.imagenet import validation_batches
 from data.packing import pack
+from data.photos import Decoding
 from runs import evaluation
 from tests import scripts
 from tests.data.photo_files import write_tree
@@ -78,11 +79,12 @@ def test_an_unknown_released_name_is_an_error():
 def test_folders_take_the_order_of_the_network_s_classes(tmp_path):
     tree = write_tree(tmp_path / "tree", classes=2, train=1, val=1)
     names = ["n00000005", "n00000001", "n00000000"]
-    data, batches = validation_batches(data_dir=tree, batch_size=4, size=16, class_names=names)
+    data, batches = validation_batches(data_dir=tree, batch_size=4, decoding=Decoding(16),
+                                       class_names=names)
     (_, labels, _), = batches.epoch(0)
     assert labels.tolist() == [2, 1] and data.class_names == names
     with pytest.raises(ValueError, match="classes that"):
-        validation_batches(data_dir=tree, batch_size=4, size=16, class_names=names[:2])
+        validation_batches(data_dir=tree, batch_size=4, class_names=names[:2])
     pack(tree, tmp_path / "rec", log=lambda line: None)
     with pytest.raises(ValueError, match="other classes than the network"):
         validation_batches(True, rec_val=tmp_path / "rec/val.rec", class_names=names)

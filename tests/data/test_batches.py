@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from data.batches import Batches, _ahead
+from data.batches import Batches, Preparation, _ahead
 from data.dataset import ImageSet
 from tests.scripts import wait_for
 
@@ -71,26 +71,27 @@ def test_evaluation_visits_every_image_once_as_it_is(image_set):
 
 @pytest.mark.parametrize("prefetch", [0, 1, 2, 20])
 def test_a_batch_follows_from_seed_epoch_and_step(prefetch, image_set):
-    expected = epoch(Batches(image_set, 10, seed=3, prefetch=0), 5)
-    batches = Batches(image_set, 10, seed=3, prefetch=prefetch)
+    expected = epoch(Batches(image_set, 10, seed=3, preparation=Preparation(prefetch=0)), 5)
+    how = Preparation(prefetch=prefetch)
+    batches = Batches(image_set, 10, seed=3, preparation=how)
     epoch(batches, 4)
     assert same(epoch(batches, 5), expected)
     assert same(epoch(batches, 5, start=7), expected[7:])
     assert epoch(batches, 5, start=10) == []
     assert not same(epoch(batches, 6), expected)
-    assert not same(epoch(Batches(image_set, 10, seed=4, prefetch=prefetch), 5), expected)
+    assert not same(epoch(Batches(image_set, 10, seed=4, preparation=how), 5), expected)
 
 
 def test_the_batch_never_changes(image_set):
     """The first of a seed's indices, so that a new NumPy cannot change a run unnoticed."""
-    _, _, indices = next(Batches(image_set, 8, seed=1, prefetch=0).epoch(2))
+    _, _, indices = next(Batches(image_set, 8, seed=1).epoch(2))
     assert indices.tolist() == [14, 70, 73, 78, 77, 58, 51, 0]
 
 
 @pytest.mark.parametrize("padding", ["black", "mean", "reflect"])
 def test_augmentation(padding, image_set):
-    plain = epoch(Batches(image_set, 50, augment=False))
-    augmented = epoch(Batches(image_set, 50, padding=padding, mean=(0.5, 0.5, 0.5)))
+    plain = epoch(Batches(image_set, 50, preparation=Preparation(augment=False)))
+    augmented = epoch(Batches(image_set, 50, preparation=Preparation(padding, (0.5, 0.5, 0.5))))
     for (before, _, one), (after, _, two) in zip(plain, augmented):
         assert np.array_equal(one, two)
         assert np.array_equal(before, image_set.images[one])
@@ -121,13 +122,18 @@ def test_workers_share_the_evaluation(image_set):
     ({"batch_size": 0}, "batch_size is 0"),
     ({"batch_size": 10, "seed": -1}, "seed is -1"),
     ({"batch_size": 10, "shard": (2, 2)}, "shard is"),
-    ({"batch_size": 10, "prefetch": -1}, "prefetch is -1"),
-    ({"batch_size": 10, "padding": "white"}, "unknown padding 'white'"),
-    ({"batch_size": 10, "padding": "mean"}, "needs the mean"),
 ])
 def test_bad_options(options, message, image_set):
     with pytest.raises(ValueError, match=message):
         Batches(image_set, **options)
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"prefetch": -1}, "prefetch is -1"), ({"padding": "white"}, "unknown padding 'white'"),
+    ({"padding": "mean"}, "needs the mean")])
+def test_bad_preparation(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Preparation(**settings)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -176,7 +182,7 @@ def test_an_iterator_that_is_never_used_starts_no_thread(image_set):
 
 def test_an_error_in_the_thread_reaches_the_consumer(image_set):
     broken = ImageSet(image_set.images, image_set.labels)
-    batches = Batches(broken, 10, prefetch=2)
+    batches = Batches(broken, 10)
     object.__setattr__(broken, "images", image_set.images[:50])
     with pytest.raises(IndexError) as caught:
         epoch(batches)

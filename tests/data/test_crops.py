@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.batches import Batches
+from data.batches import Batches, Preparation
 from data.dataset import ImageSet
 from data.imagenet import RecordBatches, RecordFile, open_imagenet
 from data.packing import pack
-from data.photos import FolderPhotos, PhotoBatches, evaluation_crops
+from data.photos import Decoding, FolderPhotos, PhotoBatches, evaluation_crops
 from tests.data.photo_files import jpeg, write_tree
 from tests.data.test_augment import MEAN, possible
 
@@ -36,10 +36,11 @@ def _training(kind, folder, image, count=COUNT):
         for k in range(copies):
             (place / f"{k:03d}.JPEG").write_bytes(content)
     if kind == "folder":
-        batches = PhotoBatches(FolderPhotos(folder / "tree/train"), count, SIZE)
+        batches = PhotoBatches(FolderPhotos(folder / "tree/train"), count, Decoding(SIZE))
     else:
         pack(folder / "tree", folder / "out", resize=0, log=lambda line: None)
-        batches = RecordBatches(RecordFile(folder / "out/train.rec"), count, 1, SIZE)
+        batches = RecordBatches(RecordFile(folder / "out/train.rec"), count,
+                                Decoding(SIZE, classes=1))
     images, *_ = next(iter(batches.epoch(0)))
     return images
 
@@ -136,8 +137,8 @@ def test_evaluation_has_the_crop_ratio(tmp_path):
     photos = FolderPhotos(tmp_path)
     edges = {}
     for ratio in (0.5, 1.0):
-        images, *_ = next(PhotoBatches(photos, 1, 48, train=False, crop_ratio=ratio,
-                                       workers=0).epoch(0))
+        images, *_ = next(PhotoBatches(photos, 1, Decoding(48, ratio, workers=0),
+                                       train=False).epoch(0))
         edges[ratio] = (_colours(images, 1)[0] < 1).sum()
     assert edges[1.0] == pytest.approx(8, abs=1)     # 16 of 96 pixels are red, halved
     assert edges[0.5] == 0                           # the middle half has no red
@@ -155,7 +156,8 @@ def numbered(tmp_path_factory):
 
 
 def _labels(records, epoch=0, **options):
-    batches = RecordBatches(records, options.pop("batch_size", 2), 10, size=16, **options)
+    batches = RecordBatches(records, options.pop("batch_size", 2),
+                            Decoding(16, classes=10), **options)
     return np.concatenate([labels for _, labels, _ in batches.epoch(epoch)]).tolist()
 
 
@@ -180,7 +182,7 @@ def test_batches_are_padded_as_asked_for(padding):
     """Every place of an image in its padding of 4 pixels comes up, and both mirrorings."""
     image = np.random.RandomState(0).randint(0, 256, (1, 3, 32, 32)).astype(np.uint8)
     batches = Batches(ImageSet(np.repeat(image, 150, axis=0), np.zeros(150, np.int32)), 150,
-                      padding=padding, mean=MEAN, prefetch=0)
+                      preparation=Preparation(padding, MEAN, prefetch=0))
     (results, _, _), = batches.epoch(0)
     known = possible(image[0], 4, padding)
     tops, lefts, mirrored = map(set, zip(*(known[result.tobytes()] for result in results)))
@@ -196,7 +198,7 @@ def test_every_photograph_is_evaluated_by_one_worker(tmp_path, use_rec):
     for index in range(3):
         _, _, val = open_imagenet(
             "imagenet", use_rec, str(tree), str(tmp_path / "rec/train.rec"), None,
-            str(tmp_path / "rec/val.rec"), None, 2, 32, 0.875, 0, (index, 3), 0)
+            str(tmp_path / "rec/val.rec"), None, 2, Decoding(32, workers=0), 0, (index, 3))
         own = [number for _, _, numbers in val.epoch(0) for number in numbers.tolist()]
         assert len(own) == val.num_images and len(val) == 2
         seen += own

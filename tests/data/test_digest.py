@@ -6,7 +6,7 @@ from data.batches import Batches
 from data.dataset import ImageSet
 from data.imagenet import RecordBatches, RecordFile
 from data.packing import pack
-from data.photos import FolderPhotos, PhotoBatches
+from data.photos import Decoding, FolderPhotos, PhotoBatches
 from tests.data.photo_files import write_tree
 
 
@@ -37,13 +37,13 @@ def test_other_labels_or_images_are_another_set(images, change):
 
 def test_photographs_in_folders_and_records(tmp_path):
     trees = [write_tree(tmp_path / name, classes=2, train=3, val=1) for name in ("one", "two")]
-    one, two = (PhotoBatches(FolderPhotos(tree / "train"), 2, 8, workers=0).digest()
+    one, two = (PhotoBatches(FolderPhotos(tree / "train"), 2, Decoding(8, workers=0)).digest()
                 for tree in trees)
     assert one == two
     for name in ("a", "b"):
         pack(trees[0], tmp_path / name, log=lambda line: None)
-    a, b = (RecordBatches(RecordFile(tmp_path / name / "train.rec"), 2, 2, 8).digest()
-            for name in ("a", "b"))
+    a, b = (RecordBatches(RecordFile(tmp_path / name / "train.rec"), 2,
+                          Decoding(8, classes=2)).digest() for name in ("a", "b"))
     assert a == b
     renamed = sorted((trees[1] / "train").iterdir())[0]
     renamed.rename(renamed.with_name("z" + renamed.name))

@@ -24,6 +24,7 @@ from data.imagenet import (
 )
 from data.packing import main, make_index, pack, verify
 from data.photos import (
+    Decoding,
     FolderPhotos,
     PhotoBatches,
     evaluation_crops,
@@ -128,7 +129,7 @@ def test_undecodable_images_are_skipped_and_listed(tmp_path):
     assert any("3 images could not be decoded" in line for line in lines)
     assert len(_records(tmp_path / "out")) == 4 + len(odd_files())
     assert verify(tmp_path / "out", log=lines.append) == 0
-    batches = PhotoBatches(_records(tmp_path / "out"), 4, size=24, train=False)
+    batches = PhotoBatches(_records(tmp_path / "out"), 4, Decoding(24), train=False)
     assert sum(len(labels) for _, labels in _epoch(batches)) == 4 + len(odd_files())
 
 
@@ -184,7 +185,8 @@ def test_an_index_of_another_file_is_refused(packed, tmp_path):
 # ---- batches of records ------------------------------------------------------------------------
 
 def _training(packed, **options):
-    return RecordBatches(_records(packed), options.pop("batch_size", 4), 3, size=32, **options)
+    return RecordBatches(_records(packed), options.pop("batch_size", 4),
+                         Decoding(32, classes=3, workers=options.pop("workers", 4)), **options)
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch(packed):
@@ -217,7 +219,7 @@ def test_workers_share_the_records(tmp_path):
     records = _write(tmp_path, [jpeg(drawn(k)) for k in range(11)], labels=range(11))
     seen, steps = [], set()
     for index in range(3):
-        batches = RecordBatches(records, 1, 11, size=16, shard=(index, 3))
+        batches = RecordBatches(records, 1, Decoding(16, classes=11), shard=(index, 3))
         steps.add(len(batches))
         seen += np.concatenate([labels for _, labels in _epoch(batches)]).tolist()
     assert steps == {3} and len(seen) == len(set(seen)) == 9
@@ -225,7 +227,7 @@ def test_workers_share_the_records(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 16, 50])
 def test_validation_counts_every_image_once(packed, batch_size):
-    batches = PhotoBatches(_records(packed, "val"), batch_size, size=32, train=False)
+    batches = PhotoBatches(_records(packed, "val"), batch_size, Decoding(32), train=False)
     for _ in range(2):
         labels = np.concatenate([labels for _, labels in _epoch(batches)])
         assert labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
@@ -237,8 +239,8 @@ def test_evaluation_sees_the_pixels_of_the_authors_iterator(tmp_path):
     tree = write_tree(tmp_path / "tree", classes=2, train=1, val=3)
     pack(tree, tmp_path / "out", resize=0, quality=100, log=lambda line: None)
     _, records = validation_batches(use_rec=True, rec_val=tmp_path / "out/val.rec",
-                                    batch_size=6, size=32)
-    data, folder = validation_batches(data_dir=tree, batch_size=6, size=32)
+                                    batch_size=6, decoding=Decoding(32))
+    data, folder = validation_batches(data_dir=tree, batch_size=6, decoding=Decoding(32))
     iterator = mx.io.ImageRecordIter(
         path_imgrec=str(tmp_path / "out/val.rec"), path_imgidx=str(tmp_path / "out/val.idx"),
         data_shape=(3, 32, 32), batch_size=6, resize=37, dtype="uint8", verbose=False)
@@ -257,8 +259,8 @@ def test_an_undecodable_record_ends_training_with_its_name(kind, train, tmp_path
     bad = jpeg(drawn(0), "GIF") if kind == "gif" else broken_files()[kind]
     records = _write(tmp_path, [good] * 9 + [bad] + [good] * 6)
     (tmp_path / "x.lst").write_text("".join(f"{k}\t0\tphoto_{k}.JPEG\n" for k in range(16)))
-    batches = (RecordBatches(records, 4, 1, size=24) if train
-               else PhotoBatches(records, 4, size=24, train=False))
+    batches = (RecordBatches(records, 4, Decoding(24, classes=1)) if train
+               else PhotoBatches(records, 4, Decoding(24), train=False))
     assert len(undecodable(records)) == 1
     if kind == "gif" and not train:    # Pillow reads it
         assert len(_epoch(batches)) == 4
@@ -272,17 +274,17 @@ def test_labels_beyond_the_classes_are_refused(train, tmp_path):
     records = _write(tmp_path, [jpeg(drawn(0))] * 4, labels=[0, 1, 7, 1])
     assert len(records.class_names()) == 8
     with pytest.raises(DataError, match="label 7, but there are 2"):
-        _epoch(RecordBatches(records, 4, 2, size=24) if train
-               else PhotoBatches(records, 4, size=24, train=False, classes=2))
+        _epoch(RecordBatches(records, 4, Decoding(24, classes=2)) if train
+               else PhotoBatches(records, 4, Decoding(24, classes=2), train=False))
 
 
 # ---- batches of folders ------------------------------------------------------------------------
 
 def test_folder_batches_do_not_depend_on_workers_or_start(tree):
     photos = FolderPhotos(tree / "train")
-    whole = _epoch(PhotoBatches(photos, 4, size=24, workers=0), 2)
-    for batches, start in ((PhotoBatches(photos, 4, size=24, workers=3), 0),
-                           (PhotoBatches(photos, 4, size=24, workers=1), 1)):
+    whole = _epoch(PhotoBatches(photos, 4, Decoding(24, workers=0)), 2)
+    for batches, start in ((PhotoBatches(photos, 4, Decoding(24, workers=3)), 0),
+                           (PhotoBatches(photos, 4, Decoding(24, workers=1)), 1)):
         part = _epoch(batches, 2, start)
         assert len(part) == 4 - start
         for one, two in zip(whole[start:], part):
@@ -292,14 +294,14 @@ def test_folder_batches_do_not_depend_on_workers_or_start(tree):
 
 def test_folder_workers_share_one_order(tree):
     photos = FolderPhotos(tree / "train")
-    (one, _), *_ = _epoch(PhotoBatches(photos, 6, size=24))
-    parts = [_epoch(PhotoBatches(photos, 3, size=24, shard=(k, 2)))[0][0] for k in range(2)]
+    (one, _), *_ = _epoch(PhotoBatches(photos, 6, Decoding(24)))
+    parts = [_epoch(PhotoBatches(photos, 3, Decoding(24), shard=(k, 2)))[0][0] for k in range(2)]
     np.testing.assert_array_equal(one, np.concatenate(parts))
 
 
 def test_ten_crops_of_records(packed):
     data, batches = validation_batches(use_rec=True, rec_val=packed / "val.rec", batch_size=4,
-                                       size=32, crops=10)
+                                       decoding=Decoding(32, crops=10))
     shapes = [images.shape for images, _ in _epoch(batches)]
     assert shapes == [(4, 10, 3, 32, 32)] * 2 + [(1, 10, 3, 32, 32)]
     assert data.classes == 3
@@ -309,19 +311,19 @@ def test_an_undecodable_file_ends_training_with_its_name(tmp_path):
     tree = write_tree(tmp_path, classes=2, train=2, val=1)
     (tree / "train/n00000001/cut.JPEG").write_bytes(broken_files()["cut.JPEG"])
     with pytest.raises(DataError, match=r"n00000001/cut\.JPEG cannot be decoded: .*truncated"):
-        _epoch(PhotoBatches(FolderPhotos(tree / "train"), 5, size=24))
+        _epoch(PhotoBatches(FolderPhotos(tree / "train"), 5, Decoding(24)))
 
 
 def test_what_the_script_opens(tree, packed):
     for source in ({"data_dir": tree}, {"use_rec": True, "rec_train": packed / "train.rec",
                                         "rec_val": packed / "val.rec"}):
-        data, train, val = open_imagenet(batch_size=4, size=32, **source)
+        data, train, val = open_imagenet(batch_size=4, decoding=Decoding(32), **source)
         assert (data.classes, data.num_train, data.num_val, data.val_name) == (
             3, 18, 9, "validation")
         assert "18 training and 9 validation images of 3 classes" in data.description
         assert (len(train), val.num_images) == (4, 9)
     with pytest.raises(DataError, match="do not fill one batch"):
-        open_imagenet(batch_size=64, size=32, data_dir=tree)
+        open_imagenet(batch_size=64, decoding=Decoding(32), data_dir=tree)
     with pytest.raises(DataError, match="--use-rec"):
         open_imagenet(data_dir=tree / "none")
     with pytest.raises(DataError, match="there is no file"):
@@ -358,7 +360,7 @@ def test_a_photograph_that_vanishes_is_named(tmp_path):
     photos = FolderPhotos(tree / "train")
     next((tree / "train").rglob("*.JPEG")).unlink()
     with pytest.raises(FileError, match=r"cannot read .*JPEG: No such file"):
-        _epoch(PhotoBatches(photos, 2, size=24, train=False))
+        _epoch(PhotoBatches(photos, 2, Decoding(24), train=False))
 
 
 # ---- indices -----------------------------------------------------------------------------------
@@ -397,7 +399,7 @@ def _lines_of(packed):
 def test_a_wrong_index_is_refused_before_mxnet_sees_it(change, message, packed, tmp_path, capsys):
     path = _indexed(packed, tmp_path, "\n".join(change(_lines_of(packed))))
     with pytest.raises(DataError, match=message):
-        RecordBatches(RecordFile(path), 4, 3, size=32)
+        RecordBatches(RecordFile(path), 4, Decoding(32, classes=3))
     assert main(["verify", str(tmp_path), "-j", "1"]) == 1
     assert "val.idx" in capsys.readouterr().out
 
@@ -423,7 +425,7 @@ def test_a_record_file_that_shrank_or_grew_is_refused(change, packed, tmp_path):
     path = _indexed(packed, tmp_path, (packed / "val.idx").read_text())
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(DataError, match="ends within the record|leaves out what begins"):
-        RecordBatches(RecordFile(path), 4, 3, size=32)
+        RecordBatches(RecordFile(path), 4, Decoding(32, classes=3))
 
 
 def test_files_that_are_no_files_are_not_read(packed, tmp_path):
@@ -442,7 +444,8 @@ def test_a_record_file_may_lie_anywhere(name, packed, tmp_path):
     folder = tmp_path / os.fsdecode(name)
     shutil.copytree(packed, folder)
     assert verify(folder, 1, lambda line: None) == 0
-    for batches in (_training(folder), PhotoBatches(_records(folder), 4, size=32, train=False)):
+    for batches in (_training(folder),
+                    PhotoBatches(_records(folder), 4, Decoding(32), train=False)):
         assert len(_epoch(batches)) == len(batches)
     (folder / "val.idx").unlink()
     make_index(folder / "val.rec", log=lambda line: None)
@@ -454,7 +457,7 @@ def test_a_turned_record_that_training_takes_as_it_lies_is_named(tmp_path, capsy
     turned[0x112] = 6
     records = _write(tmp_path, [jpeg(drawn(0), kind, exif=turned.tobytes())
                                 for kind in ("PNG", "JPEG")])
-    jpegs = [image for image, _ in _epoch(RecordBatches(records, 1, 1, size=16))]
+    jpegs = [image for image, _ in _epoch(RecordBatches(records, 1, Decoding(16, classes=1)))]
     assert len(jpegs) == 2
     assert main(["verify", str(tmp_path), "-j", "1"]) == 1
     text = capsys.readouterr().out

@@ -13,6 +13,7 @@ from PIL import Image
 
 from common.errors import DataError, FileError, UserError
 from data.photos import (
+    Decoding,
     FolderPhotos,
     PhotoBatches,
     _resized,
@@ -207,7 +208,7 @@ def test_a_photograph_that_became_a_pipe_or_a_terabyte_is_refused(tree):
     os.unlink(tree / PHOTOS[0])
     os.mkfifo(tree / PHOTOS[0])
     with pytest.raises(FileError, match="train_0.JPEG: it is no regular file"):
-        list(PhotoBatches(photos, 4, size=24, train=False).epoch(0))
+        list(PhotoBatches(photos, 4, Decoding(24), train=False).epoch(0))
     os.unlink(tree / PHOTOS[0])
     with open(tree / PHOTOS[0], "wb") as stream:
         try:
@@ -258,6 +259,6 @@ def test_the_crop_of_a_strip_takes_no_more_memory_than_any(shape, monkeypatch):
 def test_a_strip_in_a_folder_is_a_photograph(tree):
     Image.new("L", (60_000, 1), 77).save(tree / "n00000000/strip.png")
     for train in (False, True):
-        batches = PhotoBatches(FolderPhotos(tree), 5, size=24, train=train)
+        batches = PhotoBatches(FolderPhotos(tree), 5, Decoding(24), train=train)
         (images, labels, _), = batches.epoch(0)
         assert images.shape == (5, 3, 24, 24) and sorted(labels) == [0, 0, 0, 1, 1]

@@ -64,4 +64,4 @@ def loop(engine, batches, rate=lambda number: 0.1, epochs=1, run=None, val=None,
     run = run or SimpleNamespace(checkpoints=None)
     record = Record(run, logging.getLogger("test"), "test", epochs)
     step = TrainStep(engine, batches, rate, Mixing(), len(engine.settings.devices))
-    return Loop(engine, step, record, val or Batches(batches.image_set, 16, train=False), **options)
+    return Loop(engine, step, record, val or Batches(batches.source, 16, train=False), **options)

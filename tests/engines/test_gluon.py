@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mxnet import gluon, nd
 
-from data.batches import Batches
+from data.batches import Batches, Preparation
 from engines.gluon import Normalize, to_device
 from engines.interface import Group, Loss, Mix, OtherNetwork
 from training.scores import evaluate
@@ -106,7 +106,8 @@ def test_the_loop_reads_only_at_intervals_and_the_engine_stays_few_steps_ahead(m
 
     monkeypatch.setattr(trained, "_backward", backward)
     monkeypatch.setattr(trained, "_update", lambda trainer, images: None)
-    loop(trained, Batches(images(100), 10, prefetch=0), log_interval=8)._train_epoch()
+    batches = Batches(images(100), 10, preparation=Preparation(prefetch=0))
+    loop(trained, batches, log_interval=8)._train_epoch()
     done = [number for what, number in record if what == "step"]
     assert done == list(range(10))
     first_read = record.index(("read", 0))

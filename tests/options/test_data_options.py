@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import UserError
 from data import ImageSet, get_dataset
-from data.batches import Batches
+from data.batches import Batches, Preparation
 from data.cifar import MEAN
 from tests.options.runs import (
     constant_network,
@@ -55,7 +55,7 @@ def _train_losses(batches, epochs, mixed=lambda images, targets, epoch, step: (i
 
 
 def _batches(seed=0, padding="black", size=5):
-    return Batches(ImageSet(_IMAGES, _LABELS), size, seed=seed, padding=padding, mean=MEAN)
+    return Batches(ImageSet(_IMAGES, _LABELS), size, seed, preparation=Preparation(padding, MEAN))
 
 
 # ---- which images, and how they are cropped ------------------------------------------------------
@@ -109,7 +109,7 @@ def test_the_held_out_images_are_those_of_the_seed(seed, place):
     dataset = get_dataset("cifar10", place / "cifar10", val_split=5, seed=seed)
     assert sorted(dataset.val.labels) == [0, 1, 2, 3, 4]
     net = network()
-    batches = Batches(dataset.train, 5, seed=seed, padding="reflect")
+    batches = Batches(dataset.train, 5, seed, preparation=Preparation("reflect"))
     [[images, labels, _]] = batches.epoch(0)
     trained_loss(net, normalised(images), labels)
     [row] = found.rows

@@ -12,6 +12,7 @@ from PIL import Image
 from common.errors import UserError
 from data.imagenet import open_imagenet
 from data.packing import pack
+from data.photos import Decoding
 from runs.released import released_by_name
 from tests.options import formulas, test_data_options
 from tests.options.runs import (
@@ -59,10 +60,11 @@ def _run(place, *words):
     return run(SCRIPT, place, "--data-dir", place, *words)
 
 
-def _opened(place, **settings):
+def _opened(place, batch_size=5, seed=0, records=None, **settings):
     """Training and validation batches."""
-    return open_imagenet("imagenet", data_dir=place, workers=0,
-                         **{"batch_size": 5, "size": 32, **settings})[1:]
+    decoding = Decoding(**{"size": 32, "workers": 0, **settings})
+    return open_imagenet("imagenet", data_dir=place, batch_size=batch_size, decoding=decoding,
+                         seed=seed, **records or {})[1:]
 
 
 def normalised_photo(images):
@@ -171,7 +173,7 @@ def test_records_are_read_where_they_are_asked_for(place):
     [row] = _run(place, _SMALL, _STILL, "--num-epochs 1 --batch-size 10 --use-rec --rec-train",
                  records["rec_train"], "--rec-val", records["rec_val"], "--resume-from",
                  place / "start.params").rows
-    _check(row, network(blocks=3), place, **records)
+    _check(row, network(blocks=3), place, records=records)
 
 
 _MIXERS = {"--mixup": ("mixup", 0.2, 1), "--mixup --mixup-alpha 0.7": ("mixup", 0.7, 1),

@@ -15,6 +15,7 @@ import export
 import gradcam
 from common.errors import UserError
 from data.imagenet import validation_batches
+from data.photos import Decoding
 from exporting import opening, runtimes
 from tests.options.runs import (
     covers,
@@ -107,8 +108,8 @@ def test_photographs_are_cut_as_the_options_say(words, settings, place):
     """Of ten crops the predicted shares are averaged."""
     row = _scores(place, _SMALL, "--params", place / "small.params", "--dataset imagenet "
                   "--num-gpus 0 -j 0", words, "--data-dir", place / "photos")
-    _, batches = validation_batches(data_dir=place / "photos", batch_size=10, workers=0,
-                                    **{"size": 32, **settings})
+    _, batches = validation_batches(data_dir=place / "photos", batch_size=10, decoding=Decoding(
+        **{"size": 32, "workers": 0, **settings}))
     [[images, labels, _]] = batches.epoch(0)
     crops = images.reshape((10, -1, *images.shape[-3:]))
     logits = [network()(mx.nd.array(normalised_photo(one))).asnumpy() for one in crops]

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import UserError
 from data import ImageSet
-from data.batches import Batches
+from data.batches import Batches, Preparation
 from data.cifar import MEAN
 from data.streams import permutation
 from model.structure import SearchableAttention
@@ -86,8 +86,8 @@ def test_the_searched_network_is_the_one_that_is_asked_for(name, place):
 
 @covers(SCRIPT, "--padding --limit-train --alpha-split --seed --batch-size")
 @pytest.mark.parametrize("words, settings, kept", [
-    ("--padding mean --seed 2", {"seed": 2, "padding": "mean", "mean": MEAN}, slice(None)),
-    ("--padding reflect --limit-train 12", {"padding": "reflect"}, slice(12)),
+    ("--padding mean --seed 2", {"seed": 2, "preparation": Preparation("mean", MEAN)}, slice(None)),
+    ("--padding reflect --limit-train 12", {"preparation": Preparation("reflect")}, slice(12)),
     ("--alpha-split 0.4 --seed 1", {"seed": 1}, permutation(20, 1, "alpha split")[8:])])
 def test_the_weights_learn_from_the_images_that_are_left_to_them(words, settings, kept, place):
     found = _run(place, _SMALL, _STILL, words, "--batch-size 4").rows[0]

@@ -36,6 +36,7 @@ from data.decoding import decode
 from data.download import unpack
 from data.imagenet import RecordBatches, RecordFile
 from data.packing import pack
+from data.photos import Decoding
 from engines.interface import EngineState
 from explain.networks import load_subjects
 from model.structure import OPERATIONS, Structure
@@ -224,7 +225,7 @@ def _records(folder, damaged="val.rec"):
             except DataError as error:          # of which the readers make a line with the name
                 assert str(error).strip()
         # To MXNet's own reader, which ends the process where it meets what it does not expect.
-        batches = RecordBatches(records, 1, 1 << 24, size=24, workers=1)
+        batches = RecordBatches(records, 1, Decoding(24, classes=1 << 24, workers=1))
         assert sum(len(labels) for _, labels, _ in batches.epoch(0)) == len(records)
 
     (folder / "rec/synset.txt").unlink()        # so that the list has a say

@@ -7,7 +7,7 @@ import pytest
 
 from common.errors import UserError
 from data import ImageSet
-from data.batches import Batches
+from data.batches import Batches, Preparation
 from engines.interface import Group
 from runs.folder import Run
 from tests.engines.small import engine, images, loop
@@ -23,8 +23,8 @@ VAL = {"loss": 0.5, "accuracy": 0.75, "top5_accuracy": 1.0, "count": 8}
 def test_the_epoch_s_figures_are_those_of_its_batches():
     """With a rate of (nearly) nothing the weights stay, so the figures can be computed."""
     data, trained = images(48), engine()
-    running = loop(trained, Batches(data, 16, augment=False), lambda number: 1e-12,
-                   log_interval=2)
+    running = loop(trained, Batches(data, 16, preparation=Preparation(augment=False)),
+                   lambda number: 1e-12, log_interval=2)
     running._train_epoch()
     totals = running.position.totals
     scores = evaluate(trained, Batches(data, 16, train=False))

@@ -11,7 +11,7 @@ from mxnet import gluon
 
 from common.errors import UserError
 from data import ImageSet
-from data.batches import Batches
+from data.batches import Batches, Preparation
 from engines.gluon import GluonEngine
 from engines.interface import Group, Loss, Settings
 from model import structure
@@ -30,6 +30,7 @@ from training.search import (
 from training.search_history import draw_weights, structure_rows, structure_table
 
 _ALPHA = "unit.alpha"
+_AS_THEY_ARE = Preparation(augment=False, prefetch=0)
 _SIZE, _RATE = 8, 0.01
 
 
@@ -92,16 +93,16 @@ def _search(folder, seed, penalty_weight=0.1, warmup=4, epochs=8, images=1024, h
         {"weights": Group("sgd"), "alphas": Group("adam", betas=(0.5, 0.999), names=(_ALPHA,))},
         Loss(2), (0.376,) * 3, (0.235,) * 3, (32, 3, _SIZE, _SIZE)))
     space = Space(structure.SEARCHED, (_ALPHA,), structure.derive, weight=penalty_weight)
-    batches = Batches(_task(images, seed), 32, seed=seed, augment=False, prefetch=0)
+    batches = Batches(_task(images, seed), 32, seed=seed, preparation=_AS_THEY_ARE)
     run = Run("toy", folder / "params", folder / "logs")
     run.create()
     step = SearchStep(
         engine, batches,
-        held_out and Batches(held_out, 32, seed=seed + 1, augment=False, prefetch=0),
+        held_out and Batches(held_out, 32, seed=seed + 1, preparation=_AS_THEY_ARE),
         (Schedule("constant", _RATE, 1), 0.1), space, warmup)
     record = SearchRecord(run, logging.getLogger("toy"), "", warmup + epochs, space, warmup)
-    return Loop(engine, step, record, Batches(_task(256, seed + 100), 64, train=False, prefetch=0),
-                checkpoint_every=checkpoint_every)
+    scored = Batches(_task(256, seed + 100), 64, train=False, preparation=_AS_THEY_ARE)
+    return Loop(engine, step, record, scored, checkpoint_every=checkpoint_every)
 
 
 def _found(search):
@@ -140,7 +141,7 @@ def test_without_penalty(tmp_path, record_property):
 def test_the_penalty_decides_where_the_data_say_nothing(tmp_path):
     """Labels without meaning: the two cheap operations share the weight."""
     search = _search(tmp_path, 0, penalty_weight=10.0, warmup=0, epochs=4, images=512)
-    labels = search.step.batches.image_set.labels
+    labels = search.step.batches.source.labels
     labels[:] = np.random.default_rng(0).integers(0, 2, len(labels))
     search()
     weights = _found(search)
