@@ -14,9 +14,8 @@ from engines.gluon import GluonEngine  # noqa: E402
 from engines.interface import Group, Loss, Settings  # noqa: E402
 from graph.fast_cpu import hybridize  # noqa: E402
 from training.history import silent_log  # noqa: E402
-from training.loop import Loop, Position  # noqa: E402
+from training.loop import Loop, Position, TrainStep  # noqa: E402
 from training.record import Record  # noqa: E402
-from training.step import TrainStep  # noqa: E402
 from training.targets import Mixing  # noqa: E402
 
 __all__ = ["prepare"]

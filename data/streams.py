@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-__all__ = ["bit_stream", "permutation", "uniform", "scaled"]
+__all__ = ["bit_stream", "permutation", "uniform"]
 
 
 def bit_stream(seed, purpose, *counters):
@@ -38,8 +38,3 @@ def permutation(count, seed, purpose, *counters):
 def uniform(words):
     """Words as float64 in [0, 1), from their upper 53 bits."""
     return (words >> np.uint64(11)) * 2.0 ** -53
-
-
-def scaled(bits24, count):
-    """24-bit numbers, uint64, as integers in 0 ... count-1 (for counts far below 2**24)."""
-    return ((bits24 * np.uint64(count)) >> np.uint64(24)).astype(np.int64)

@@ -19,11 +19,10 @@ from common.progress import format_seconds
 from engines.devices import select_devices
 from engines.interface import Group, Loss, Settings
 from training.history import close_log, open_log, silent_log
-from training.loop import Loop, SaveFailed
+from training.loop import Loop, SaveFailed, TrainStep
 from training.record import RecordOptions, TrainingRecord
 from training.schedule import Plateau, Schedule, proportional_milestones
 from training.scores import evaluate
-from training.step import TrainStep
 from training.targets import Mixing
 
 from .config import agreed_options, note_threads, open_run, write_config

@@ -29,7 +29,7 @@ from .checkpoint import (
 )
 from .scores import evaluate
 
-__all__ = ["Loop", "NonFinite", "Position", "SaveFailed", "Totals"]
+__all__ = ["Loop", "NonFinite", "Position", "SaveFailed", "Totals", "TrainStep"]
 
 
 class NonFinite(UserError):
@@ -121,6 +121,34 @@ class Position:
         self.epoch += 1
         self.totals = Totals()
         return row
+
+
+class TrainStep:
+    """One update from each batch.
+
+    Parameters
+    ----------
+    engine
+        See `engines.interface`; its weights are the group ``weights``.
+    batches : data.batches.Batches
+    rate : callable
+        ``rate(number)`` -> the learning rate of a step, counted from the beginning.
+    mixing : training.targets.Mixing
+    devices : int, default 1
+        Of this worker.
+    """
+
+    def __init__(self, engine, batches, rate, mixing, devices=1):
+        self.engine, self.batches, self.rate = engine, batches, rate
+        self.mixing, self.devices = mixing, devices
+
+    def __call__(self, epoch, index, images, labels):
+        """Let the engine learn from a batch."""
+        first = self.engine.workers.rank * self.devices
+        mixes = [self.mixing.draw(epoch, index, first + device, *images.shape[2:])
+                 for device in range(self.devices)]
+        self.engine.learn((images, labels), (epoch, index),
+                          {"weights": self.rate(epoch * len(self.batches) + index)}, mixes=mixes)
 
 
 class Loop:

@@ -11,9 +11,8 @@ from data import ImageSet
 from data.batches import Batches
 from engines.gluon import GluonEngine
 from engines.interface import Group, Loss, Settings
-from training.loop import Loop
+from training.loop import Loop, TrainStep
 from training.record import Record
-from training.step import TrainStep
 from training.targets import Mixing
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
