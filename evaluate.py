@@ -10,13 +10,15 @@
         --model resnet50_v1b --act-type ChaATAC
 """
 import sys
+from functools import partial
 
 from common.arguments import Parser, Scope, positive_int, replaced
 from common.errors import UserError, run_script
 from common.threads import set_threads
 from data import list_datasets
-from engines.devices import select_devices
+from engines.workers import SingleWorker
 from runs.description import check_fits
+from runs.engines import check_precision, choose_devices, choose_engine
 from runs.evaluation import (
     append_row,
     check_csv,
@@ -86,25 +88,22 @@ def main(argv=None):
                         "--list), or --onnx FILE, or --all-released")
     if options.onnx:
         return score_onnx(options)
-    devices = select_devices(options.gpus, options.num_gpus)
-    if options.dtype == "float16" and devices[0] == "cpu":
-        raise UserError("--dtype float16 needs a GPU; use float32")
-    from engines.gluon import to_contexts
-
-    contexts = to_contexts(devices)
+    options = replaced(options, engine=choose_engine(options))
+    devices = choose_devices(options)
+    check_precision(options, devices)
     if options.all_released:
-        return score_released(options, contexts)
+        return score_released(options, devices)
     options = with_params(options)
-    return score_and_report(options, *open_params(options, contexts), contexts)
+    return score_and_report(options, *open_params(options, devices))
 
 
 def score_onnx(options):
     """Score the file that --onnx names; return the exit code."""
     from exporting.opening import open_file
 
-    if options.dtype != "float32" or options.gpus or options.num_gpus:
-        raise UserError("--onnx runs on the CPU, in the file's own precision: --dtype, --gpus and "
-                        "--num-gpus have no meaning for it")
+    if (options.dtype, options.engine) != ("float32", "auto") or options.gpus or options.num_gpus:
+        raise UserError("--onnx runs on the CPU, in the file's own precision: --dtype, --engine, "
+                        "--gpus and --num-gpus have no meaning for it")
     file = open_file(options.onnx, options.runtime)
     description = file.description or {"model": "unknown", "options": {},
                                        "dataset": {"image_size": file.image_size}}
@@ -116,36 +115,43 @@ def score_onnx(options):
     if dataset.image_size != file.image_size:
         raise UserError(f"{options.onnx} takes images of {file.image_size} pixels a side; those "
                         f"of {dataset.name} have {dataset.image_size}")
-    from engines.gluon import to_contexts
-
-    net = _OnnxNetwork(file, options.runtime)
-    return score_and_report(options, net, description, dataset, batches, to_contexts(["cpu"]))
+    predictor = _OnnxPredictor(file, options.runtime, description["dataset"], dataset)
+    return score_and_report(options, predictor, description, dataset, batches)
 
 
-class _OnnxNetwork:
-    """An ONNX file as a network: (N, 3, H, W) NDArray -> logits (N, outputs)."""
+class _OnnxPredictor:
+    """An ONNX file as `engines.predictor.Predictor` has a network."""
 
-    def __init__(self, file, runtime):
+    workers = SingleWorker()
+
+    def __init__(self, file, runtime, source, dataset):
+        from exporting.command import normalised
         from exporting.runtimes import RUNTIMES
 
-        self.takes_pixels = file.pixels
         self._path, self._outputs = file.path, file.outputs
         self._run = RUNTIMES[runtime](file.content, file.input_name)
+        self._normalize = (lambda images: images) if file.pixels else partial(
+            normalised, description={"dataset": {"mean": dataset.mean, "std": dataset.std,
+                                                 **source}})
 
-    def __call__(self, x):
-        from mxnet import nd
+    def predict(self, images, batch_size):
+        """Logits, float32 (n, outputs), of each array of images, uint8 (n, 3, H, W)."""
+        from engines.predictor import pad
 
-        try:
-            logits = self._run(x.asnumpy())
-        except Exception as error:  # the runtimes' errors have no type in common
-            raise UserError(f"{self._path} fails on a batch of {len(x)}: {error}") from None
-        if logits.shape != (len(x), self._outputs):
-            raise UserError(f"{self._path} gives an output of the shape {logits.shape} for "
-                            f"{len(x)} images")
-        return nd.array(logits, dtype="float32")
+        for each in images:
+            padded = pad(each, batch_size)
+            try:
+                logits = self._run(self._normalize(padded))
+            except Exception as error:  # the runtimes' errors have no type in common
+                raise UserError(f"{self._path} fails on a batch of {len(padded)}: "
+                                f"{error}") from None
+            if logits.shape != (len(padded), self._outputs):
+                raise UserError(f"{self._path} gives an output of the shape {logits.shape} for "
+                                f"{len(padded)} images")
+            yield logits[:len(each)].astype("float32")
 
 
-def score_released(options, contexts):
+def score_released(options, devices):
     """Score everything that is released; the exit code says whether all is as listed."""
     from reporting.table import released_table, to_markdown
     from runs.released import RELEASED, verify_file
@@ -155,9 +161,9 @@ def score_released(options, contexts):
     for released in choose_released(options, RELEASED):
         verify_file(released.path, released)
         own = replaced(options, params=str(released.path))
-        net, description, dataset, batches = open_params(own, contexts)
+        predictor, description, dataset, batches = open_params(own, devices)
         print(f"{released.name}: {dataset.description}")
-        scores, seconds = score(own, net, description, dataset, batches, contexts)
+        scores, seconds = score(predictor, batches)
         if options.csv:
             append_row(options.csv, table_row(own, description, dataset, scores, seconds))
         found.append((released, description, scores))

@@ -14,7 +14,7 @@ from .files import read_json
 
 __all__ = ["RECORDED_THREADS", "Parser", "Scope", "as_arguments", "epochs", "fraction",
            "milestones", "names", "natural", "network_size", "non_negative", "numbers",
-           "positive_float", "positive_fraction", "positive_int", "precision", "replaced", "seed",
+           "positive_float", "positive_fraction", "positive_int", "replaced", "seed",
            "threads", "whole_number"]
 
 
@@ -128,17 +128,6 @@ def fraction(text):
 def positive_fraction(text):
     """A number above 0, up to 1."""
     return _number(text, lambda v: 0 < v <= 1, "a number above 0, up to 1")
-
-
-def precision(text):
-    """float32 or float16; bfloat16 is refused with the reason."""
-    if text == "bfloat16":
-        raise argparse.ArgumentTypeError(
-            "cannot be bfloat16: MXNet 1.9 computes a few CPU operators in it and updates no "
-            "weights in it; use float32, or float16 on a GPU")
-    if text not in ("float32", "float16"):
-        raise argparse.ArgumentTypeError(f"must be float32 or float16, not '{text}'")
-    return text
 
 
 def milestones(text):

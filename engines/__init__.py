@@ -1,1 +1,1 @@
-"""What computes: MXNet through Gluon. One interface (`engines.interface`), NumPy in, NumPy out."""
+"""What computes: MXNet, or PyTorch. One interface (`engines.interface`), NumPy in, NumPy out."""

@@ -1,7 +1,7 @@
 """Devices by name."""
 from common.errors import UserError
 
-__all__ = ["select_devices"]
+__all__ = ["count_mxnet_gpus", "select_devices"]
 
 
 def _parse_gpus(gpus):
@@ -14,7 +14,7 @@ def _parse_gpus(gpus):
     return indices
 
 
-def select_devices(gpus=None, num_gpus=None, available=None):
+def select_devices(gpus=None, num_gpus=None, available=None, engine="MXNet"):
     """Names of the devices to compute on.
 
     Parameters
@@ -25,6 +25,8 @@ def select_devices(gpus=None, num_gpus=None, available=None):
         The first so many devices; 0 means the CPU.
     available : int, optional
         Number of GPUs; asked of MXNet if not given.
+    engine : str, default 'MXNet'
+        Who finds them, for errors.
 
     Returns
     -------
@@ -39,7 +41,7 @@ def select_devices(gpus=None, num_gpus=None, available=None):
     """
     if gpus is not None and num_gpus is not None:
         raise UserError("give either --gpus or --num-gpus, not both")
-    available = _count_gpus() if available is None else available
+    available = count_mxnet_gpus() if available is None else available
     if gpus is not None:
         indices = _parse_gpus(gpus)
     elif num_gpus is not None:
@@ -48,13 +50,14 @@ def select_devices(gpus=None, num_gpus=None, available=None):
         indices = list(range(min(available, 1)))
     missing = [index for index in indices if index >= available]
     if missing:
-        raise UserError(f"GPU {missing[0]} was asked for, but MXNet finds {available or 'no'} "
+        raise UserError(f"GPU {missing[0]} was asked for, but {engine} finds {available or 'no'} "
                         f"GPU{'' if available == 1 else 's'} here; use --num-gpus "
                         f"{available} or less (0 trains on the CPU)")
     return tuple(f"gpu:{index}" for index in indices) or ("cpu",)
 
 
-def _count_gpus():
+def count_mxnet_gpus():
+    """How many GPUs MXNet finds."""
     import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
 

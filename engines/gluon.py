@@ -18,7 +18,7 @@ from .interface import EngineState, OtherNetwork
 from .predictor import Predictor
 from .workers import SingleWorker
 
-__all__ = ["GluonEngine", "Normalize", "set_weights", "to_contexts", "to_device"]
+__all__ = ["GluonEngine", "Normalize", "make_predictor", "set_weights", "to_contexts", "to_device"]
 
 _AHEAD = 3          # steps that wait in MXNet's queue at most; each holds its images
 
@@ -64,6 +64,30 @@ class Normalize:
         shift, scale = self._constants[ctx]
         x = to_device(images, ctx, np.uint8).astype("float32")
         return nd.broadcast_mul(nd.broadcast_sub(x, shift), scale).astype(self._dtype, copy=False)
+
+
+def make_predictor(net, batch_shape, contexts, dtype, mean, std, compiled=True):
+    """What predicts with a Gluon network.
+
+    Parameters
+    ----------
+    net : mxnet.gluon.HybridBlock
+        Initialised on the contexts, in float32.
+    batch_shape : (N, 3, H, W)
+    contexts : list of mxnet.Context
+    dtype : {'float32', 'float16'}
+    mean, std : sequence of 3 floats
+        See `Normalize`.
+    compiled : bool, default True
+
+    Returns
+    -------
+    engines.predictor.Predictor
+    """
+    net.cast(dtype)
+    if compiled:
+        hybridize(net, batch_shape, contexts, dtype)
+    return Predictor(net, Normalize(mean, std, dtype), contexts)
 
 
 class GluonEngine:

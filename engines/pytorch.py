@@ -10,6 +10,7 @@ import shutil
 import sys
 import sysconfig
 from collections import deque
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from .torch_optimizers import Optimizer
 from .workers import SingleWorker
 
 __all__ = ["Normalize", "PyTorchEngine", "TorchPredictor", "can_compile", "compiled",
-           "to_torch_device", "translated"]
+           "make_predictor", "to_torch_device", "translated"]
 
 _AHEAD = 3    # steps and predictions that wait in a GPU's queue at most
 
@@ -40,7 +41,9 @@ def to_torch_device(name):
     # bfloat16.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    return torch.device("cuda", int(number or 0))
+    device = torch.device("cuda", int(number or 0))
+    torch.cuda.set_device(device)
+    return device
 
 
 def translated(net, weights, image_shape, device):
@@ -133,6 +136,35 @@ class TorchPredictor:
             yield pending.popleft().cpu().numpy()
 
 
+def make_predictor(net, image_shape, device, dtype, mean, std):
+    """What predicts with a Gluon network; uncompiled: most test sets take less than compiling.
+
+    Parameters
+    ----------
+    net : mxnet.gluon.HybridBlock
+        Initialised on the CPU.
+    image_shape : (3, H, W)
+    device : str
+        Such as ``cpu`` or ``gpu:0``.
+    dtype : {'float32', 'float16', 'bfloat16'}
+    mean, std : sequence of 3 floats
+        Of the channels, with pixels in [0, 1].
+
+    Returns
+    -------
+    TorchPredictor
+    """
+    device = to_torch_device(device)
+    module = to_pytorch(net, image_shape).to(device, memory_format=torch.channels_last).eval()
+    return TorchPredictor(module, Normalize(mean, std, device), autocast(device, dtype))
+
+
+def autocast(device, dtype):
+    """A function that makes a context, in which a module computes in that precision."""
+    dtype = getattr(torch, dtype)
+    return partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
+
+
 class PyTorchEngine:
     """A module, its optimizers, and the twin that predicts with the workers' mean statistics.
 
@@ -152,6 +184,7 @@ class PyTorchEngine:
         name, = settings.devices
         self._device = to_torch_device(name)
         self._normalize = Normalize(settings.mean, settings.std, self._device)
+        self._autocast = autocast(self._device, settings.dtype)
         self._module = translated(build(1), weights, settings.batch_shape[1:], self._device)
         self._twin = copy.deepcopy(self._module).eval()
         prepare = compiled if settings.compiled and can_compile() else lambda module: module
@@ -161,10 +194,6 @@ class PyTorchEngine:
         self._optimizers = self._make_optimizers()
         self.loss_scale = LossScale() if settings.dtype == "float16" else None
         self._pending, self._events = [], deque()
-
-    def _autocast(self):
-        dtype = getattr(torch, self.settings.dtype)
-        return torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32)
 
     def _make_optimizers(self):
         parameters = dict(self._module.named_parameters())

@@ -7,6 +7,7 @@ from common.errors import UserError
 from common.files import append_rows
 from common.tables import csv_text
 from data import list_datasets
+from engines.workers import SingleWorker
 
 from .description import check_fits, count_outputs, find_description, load_network
 
@@ -37,11 +38,11 @@ def find_released(options):
     return released.find_released(describe(options), options.dataset or "cifar10")
 
 
-def open_params(options, contexts):
-    """The network of --params, its description, the data set and batches of its test images."""
+def open_params(options, devices):
+    """What predicts with --params, its description, the data set and its test images' batches."""
     description = find_description(options.params, options)
     dataset, batches = open_data(options, description)
-    return make_network(options, description, dataset, contexts), description, dataset, batches
+    return make_predictor(options, devices, description, dataset), description, dataset, batches
 
 
 def open_data(options, description):
@@ -68,74 +69,83 @@ def open_data(options, description):
         options.rec_val_idx, options.batch_size, decoding, name, described.get("class_names"))
 
 
-def make_network(options, description, dataset, contexts):
-    """The described network with the file's parameters, as the options want it run."""
-    from graph.fast_cpu import hybridize
+def make_predictor(options, devices, description, dataset):
+    """The described network with the file's parameters, as the options want it run.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    devices : tuple of str
+    description : dict
+    dataset
+        Its statistics serve where the description has none.
+
+    Returns
+    -------
+    engines.predictor.Predictor, or the like
+    """
+    from engines.gluon import to_contexts
 
     outputs = count_outputs(description) or dataset.outputs
     check_fits(options.params, description, outputs, dataset)
+    # The statistics of the training data belong to the network, not to what it is shown.
+    source = description.get("dataset", {})
+    statistics = source.get("mean", dataset.mean), source.get("std", dataset.std)
+    shape = (options.batch_size, 3, dataset.image_size, dataset.image_size)
+    contexts = to_contexts(("cpu",) if options.engine == "pytorch" else devices)
     net = load_network(options.params, description, outputs, contexts)
-    if options.dtype != "float32":
-        net.cast(options.dtype)
-    if options.mode == "hybrid":
-        size = dataset.image_size
-        hybridize(net, (options.batch_size, 3, size, size), contexts, options.dtype)
-    return net
+    if options.engine == "pytorch":
+        from engines.pytorch import make_predictor
+
+        predictor = make_predictor(net, shape[1:], devices[0], options.dtype, *statistics)
+    else:
+        from engines.gluon import make_predictor
+
+        predictor = make_predictor(net, shape, contexts, options.dtype, *statistics,
+                                   compiled=options.mode == "hybrid")
+    return _Averaged(predictor, options.crops) if options.crops > 1 else predictor
 
 
 class _Averaged:
-    """A network that gives images of several crops the mean of the crops' predictions."""
+    """A predictor that gives images of several crops the mean of the crops' predictions."""
 
-    def __init__(self, net, crops):
-        self.net, self.crops = net, crops
+    workers = SingleWorker()
 
-    def __call__(self, x):
-        """(N * crops, 3, H, W) -> logarithms of the mean shares (N, classes)."""
-        shares = self.net(x).astype("float32").softmax()
-        return shares.reshape((-1, self.crops, shares.shape[1])).mean(axis=1).clip(1e-37, 1).log()
+    def __init__(self, predictor, crops):
+        self._predictor, self._crops = predictor, crops
+
+    def predict(self, images, batch_size):
+        """Arrays (n, crops, 3, H, W) -> logarithms of the mean shares (n, classes)."""
+        import numpy as np
+
+        crops = (each.reshape(-1, *each.shape[2:]) for each in images)
+        for logits in self._predictor.predict(crops, batch_size * self._crops):
+            shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+            mean = shares.reshape(-1, self._crops, shares.shape[1]).mean(axis=1)
+            yield np.log(np.maximum(mean, 1e-37))
 
 
-def score_and_report(options, net, description, dataset, batches, contexts):
+def score_and_report(options, predictor, description, dataset, batches):
     """Score a network and say how it did; returns the exit code."""
     check_csv(options)
-    scores, seconds = score(options, net, description, dataset, batches, contexts)
+    scores, seconds = score(predictor, batches)
     report(description, dataset, scores, seconds)
     if options.csv:
         append_row(options.csv, table_row(options, description, dataset, scores, seconds))
     return 0
 
 
-def score(options, net, description, dataset, batches, contexts):
+def score(predictor, batches):
     """Scores on the test images, and the seconds that took."""
     from common.progress import Progress
-    from engines.gluon import Normalize
-    from engines.predictor import Predictor
     from training.scores import evaluate
 
-    # The statistics of the training data belong to the network, not to what it is shown.
-    source = description.get("dataset", {})
-    normalize = Normalize(source.get("mean", dataset.mean), source.get("std", dataset.std),
-                          options.dtype)
-    if getattr(net, "takes_pixels", False):
-        normalize = as_pixels
-    prepare = normalize
-    if options.crops > 1:
-        net = _Averaged(net, options.crops)
-
-        def prepare(images, ctx):
-            return normalize(images.reshape((-1, *images.shape[2:])), ctx)
     progress = Progress("evaluating", len(batches))
     start = time.monotonic()
-    scores = evaluate(Predictor(net, prepare, contexts), batches, progress)
+    scores = evaluate(predictor, batches, progress)
     progress.close()
     return scores, time.monotonic() - start
-
-
-def as_pixels(images, ctx):
-    """(N, 3, H, W) uint8 on the host -> the same on `ctx`, for a file that normalises."""
-    from mxnet import nd
-
-    return nd.array(images, ctx=ctx, dtype="uint8")
 
 
 def interval(accuracy, count, z=1.96):

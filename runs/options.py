@@ -16,7 +16,6 @@ from common.arguments import (
     positive_float,
     positive_fraction,
     positive_int,
-    precision,
     seed,
     threads,
 )
@@ -287,8 +286,11 @@ def add_device_options(parser):
         metavar="I,J", help="GPUs to use, by number ('' for the CPU)")
     add("--num-gpus", scope=Scope.HOW, type=natural, metavar="N",
         help="use the first N GPUs, 0 for the CPU (default: one GPU where there is one)")
-    add("--dtype", type=precision, default="float32", metavar="float32|float16",
-        help="precision of network and data; float16 needs a GPU")
+    add("--engine", scope=Scope.HOW, choices=("auto", "mxnet", "pytorch"), default="auto",
+        help="what computes; auto: MXNet, but PyTorch for bfloat16 and on GPUs that MXNet has no "
+             "code for")
+    add("--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
+        help="precision of network and data; float16 needs a GPU, bfloat16 PyTorch")
     add("--mode", choices=("hybrid", "imperative"), default="hybrid",
         help="hybrid compiles the network into a static graph; imperative eases debugging")
     return group

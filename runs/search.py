@@ -146,7 +146,7 @@ def _check(options):
     if options.attention_at not in (None, ["block"]):
         raise UserError("--attention-at: a structure is searched for the slots 'block' only")
     if options.dtype != "float32":
-        raise UserError("--dtype float16: a search is made in float32")
+        raise UserError(f"--dtype {options.dtype}: a search is made in float32")
 
 
 def _alphas(weights):

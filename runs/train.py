@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from common import interruption
-from common.arguments import as_arguments
+from common.arguments import as_arguments, replaced
 from common.errors import UserError
 from common.files import write_json
 from common.params import parse_params
 from common.progress import format_seconds
-from engines.devices import select_devices
 from engines.interface import Group, Loss, Settings
+from engines.workers import SingleWorker
 from training.history import close_log, open_log, silent_log
 from training.loop import Loop, SaveFailed, TrainStep
 from training.record import RecordOptions, TrainingRecord
@@ -26,6 +26,7 @@ from training.scores import evaluate
 from training.targets import Mixing
 
 from .config import agreed_options, note_threads, open_run, write_config
+from .engines import TITLES, check_precision, choose_devices, choose_engine
 from .networks import initial_weights
 
 __all__ = ["Data", "Job", "Setup", "run_job"]
@@ -63,6 +64,7 @@ class Setup:
     Attributes
     ----------
     options : argparse.Namespace
+        Its ``engine`` is the one that computes.
     name : str
         Of the run.
     description : dict
@@ -122,6 +124,8 @@ class Job:
 
     def connect(self, options, devices):
         """The workers that train together."""
+        if options.engine == "pytorch":
+            return SingleWorker()
         from engines.distributed import connect
 
         return connect(options.kv_store, options.join_timeout, devices[0] == "cpu")
@@ -319,7 +323,8 @@ def run_job(job, parser, argv):
 def prepare(job, options):
     """`Setup` of a run; nothing is written yet."""
     description = job.describe(options)
-    devices = select_devices(options.gpus, options.num_gpus)
+    options = replaced(options, engine=choose_engine(options))
+    devices = choose_devices(options)
     check_precision(options, devices)
     name = options.name or job.default_name(options, description)
     workers = job.connect(options, devices)
@@ -334,8 +339,6 @@ def prepare(job, options):
 
 def make_engine(job, setup):
     """The engine, with the weights that the run begins with."""
-    from engines.gluon import GluonEngine
-
     options, dataset = setup.options, setup.data.dataset
     size = dataset.image_size
 
@@ -351,12 +354,22 @@ def make_engine(job, setup):
     weights = initial_weights(build, options.seed, (3, size, size), path, options.summary,
                               new_classifier)
     model = setup.description["options"]
-    return GluonEngine(build, weights, Settings(
+    return _engine_class(options.engine)(build, weights, Settings(
         groups=job.make_groups(options, weights), loss=job.make_loss(options, dataset.outputs),
         mean=dataset.mean, std=dataset.std, batch_shape=(options.batch_size, 3, size, size),
         devices=setup.devices, dtype=options.dtype, compiled=options.mode == "hybrid",
         seed=options.seed,
         dropout=any(model.get(rate) for rate in ("drop_rate", "final_drop"))), setup.workers)
+
+
+def _engine_class(engine):
+    if engine == "pytorch":
+        from engines.pytorch import PyTorchEngine
+
+        return PyTorchEngine
+    from engines.gluon import GluonEngine
+
+    return GluonEngine
 
 
 def _check_norms(net, batch_size, size):
@@ -369,18 +382,6 @@ def _check_norms(net, batch_size, size):
         raise UserError(f"with --batch-size {batch_size} the normalisation {erased[0]} takes the "
                         "mean of a single value, which erases it, and what comes before would "
                         "never learn: take a larger --batch-size")
-
-
-def check_precision(options, devices):
-    """Raise UserError if these devices do not compute in that precision."""
-    if options.dtype != "float16":
-        return
-    if devices[0] == "cpu":
-        raise UserError("--dtype float16 needs a GPU: MXNet has no usable float16 convolutions "
-                        "on a CPU; use float32")
-    if str(getattr(options, "norm_layer", None)).lower() == "syncbatchnorm":
-        raise UserError("--norm-layer SyncBatchNorm computes in float32 only: use --dtype float32, "
-                        "or BatchNorm")
 
 
 def describe_dataset(dataset):
@@ -418,7 +419,7 @@ def _announce(log, setup, num_trained):
     log.info(f"run {setup.name}")
     log.info(setup.data.dataset.description)
     log.info(f"{num_trained:,} trained parameters, on {', '.join(setup.devices)}, "
-             f"{options.dtype}")
+             f"{options.dtype}, by {TITLES[options.engine]}")
     if workers.count > 1:
         log.info(f"{workers.count} workers, {setup.images_per_step:,} images a step")
     log.info("options " + " ".join(f"{key}={value}" for key, value in vars(options).items()

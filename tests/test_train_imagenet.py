@@ -202,7 +202,7 @@ def drawn_tree(tmp_path_factory):
 
 
 _ERRORS = [
-    (["--dtype", "bfloat16"], "cannot be bfloat16: MXNet"),
+    (["--dtype", "bfloat16", "--engine", "mxnet"], "bfloat16: MXNet computes a few"),
     (["--dtype", "float16"], "float16 needs a GPU"),
     (["--kv-store", "dist_async"], "--kv-store: invalid choice"),
     (["--kv-store", "nccl"], "between GPUs"),

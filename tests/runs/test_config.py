@@ -6,8 +6,8 @@ import pytest
 from common.arguments import Parser
 from common.errors import UserError
 from runs.config import recorded_threads, resolve_options
+from runs.engines import check_precision
 from runs.options import add_device_options, add_run_options
-from runs.train import check_precision
 
 
 def _parser():
@@ -41,7 +41,7 @@ def test_both_ways_to_name_devices_stay_two(tmp_path):
 
 
 def test_synchronised_normalisation_has_no_float16():
-    options = _parser().parse_args(["--dtype", "float16"])
+    options = _parser().parse_args(["--dtype", "float16", "--engine", "mxnet"])
     options.norm_layer = "SyncBatchNorm"
     with pytest.raises(UserError, match="computes in float32 only"):
         check_precision(options, ("gpu:0",))

@@ -1,0 +1,79 @@
+"""Which engine computes is chosen by option, precision and machine; what is not there is said."""
+from types import SimpleNamespace
+
+import pytest
+
+from common.errors import UserError
+from runs import engines
+
+
+def _options(**given):
+    return SimpleNamespace(**{"engine": "auto", "dtype": "float32", "gpus": None,
+                              "num_gpus": None, **given})
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine with a GPU that MXNet finds, or not: machine(capability, found)."""
+    def make(capability, found):
+        cuda = SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "Card",
+                               get_device_capability=lambda: capability, device_count=lambda: 2)
+        monkeypatch.setattr(engines, "find_spec", lambda name: True)
+        monkeypatch.setitem(engines.sys.modules, "torch", SimpleNamespace(cuda=cuda))
+        monkeypatch.setattr(engines, "_NVIDIA", tmp_path)
+        monkeypatch.setattr(engines, "count_mxnet_gpus", lambda: found)
+    return make
+
+
+def test_without_pytorch_mxnet_computes_and_nothing_is_said(without_torch, monkeypatch, tmp_path,
+                                                            capsys):
+    monkeypatch.setattr(engines, "_NVIDIA", tmp_path)
+    assert engines.choose_engine(_options()) == "mxnet"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("given, what", [({"engine": "pytorch"}, "--engine pytorch"),
+                                         ({"dtype": "bfloat16"}, "--dtype bfloat16")])
+def test_what_needs_pytorch_says_how_to_install_it(without_torch, given, what):
+    with pytest.raises(UserError, match=f"{what} needs PyTorch.*: make env EXTRAS=pytorch"):
+        engines.choose_engine(_options(**given))
+
+
+@pytest.mark.parametrize("capability, found, expected", [
+    ((8, 6), 1, "mxnet"), ((8, 9), 1, "mxnet"), ((9, 0), 1, "pytorch"), ((12, 0), 1, "pytorch"),
+    ((8, 6), 0, "pytorch")])
+def test_auto_takes_pytorch_where_only_that_can_use_the_gpu(machine, capsys, capability, found,
+                                                            expected):
+    machine(capability, found)
+    assert engines.choose_engine(_options()) == expected
+    said = capsys.readouterr().err
+    assert said.count("\n") == (expected == "pytorch") and ("Card" in said) == bool(said)
+    for given in ({"num_gpus": 0}, {"gpus": ""}, {"engine": "mxnet"}):
+        assert engines.choose_engine(_options(**given)) == "mxnet"
+    assert engines.choose_engine(_options(dtype="bfloat16", num_gpus=0)) == "pytorch"
+
+
+def test_pytorch_has_its_own_gpus_one_in_a_process(machine):
+    machine((9, 0), 0)
+    options = _options(engine="pytorch")
+    assert engines.choose_devices(options) == ("gpu:0",)
+    options.gpus = "1"
+    assert engines.choose_devices(options) == ("gpu:1",)
+    for gpus, error in (("0,1", "one device in a process"), ("2", "PyTorch finds 2 GPUs")):
+        options.gpus = gpus
+        with pytest.raises(UserError, match=error):
+            engines.choose_devices(options)
+
+
+@pytest.mark.parametrize("given, error", [
+    ({"engine": "mxnet", "dtype": "bfloat16"}, "drop --engine mxnet"),
+    ({"engine": "pytorch", "kv_store": "dist_sync"}, "--kv-store and machines.launch are MXNet")])
+def test_what_an_engine_cannot_do_is_refused(machine, given, error):
+    machine((8, 6), 1)
+    with pytest.raises(UserError, match=error):
+        engines.choose_engine(_options(**given))
