@@ -21,7 +21,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contestant import CONTESTANTS
 from benchmarks.workloads import GROUPS
 from common.arguments import Parser, names, positive_int, replaced
 from common.errors import UserError, run_script
@@ -48,7 +47,8 @@ _LINE_UP = {
     "inference": ("ours", *_EXPORTED, *_TORCH),
     "data": ("ours", "reference style", "PyTorch eager"),
 }
-_BESIDE = ("ours", "ours, spinning", "PyTorch eager", "PyTorch compiled channels_last")
+_BESIDE = ("ours", "ours, spinning", "ours, PyTorch", "PyTorch eager",
+           "PyTorch compiled channels_last")
 
 
 @dataclass
@@ -64,8 +64,7 @@ class Contestant:
     problem: str = ""
 
     def start(self, workload, options):
-        module = CONTESTANTS[self.name][0]
-        python = options.torch_python if module.endswith("pytorch") else sys.executable
+        python = options.torch_python if "PyTorch" in self.name else sys.executable
         environ = {key: value for key, value in os.environ.items()
                    if not key.startswith(_SETTINGS)}
         if self.beside:
@@ -135,7 +134,7 @@ def contest(name, workload, options):
     line_up = [Contestant(each, beside)
                for each in (_BESIDE if workload.beside else _LINE_UP[workload.kind])
                for beside in (False, True)[:1 + workload.beside]
-               if options.torch_python or not CONTESTANTS[each][0].endswith("pytorch")]
+               if options.torch_python or "PyTorch" not in each]
     contestants = []
     try:
         for each in line_up:

@@ -21,6 +21,7 @@ CONTESTANTS = {
     "ours": ("benchmarks.ours", "gluon"),
     "step alone": ("benchmarks.ours", "step"),    # ours; for what the pipeline costs on top of it
     "ours, spinning": ("benchmarks.ours", "gluon"),    # with threads as without `set_threads`
+    "ours, PyTorch": ("benchmarks.ours", "pytorch"),    # on the engine that computes with it
     "ours, ONNX Runtime": ("benchmarks.ours", "onnxruntime"),
     "ours, OpenVINO": ("benchmarks.ours", "openvino"),
     "ours, OpenVINO bf16": ("benchmarks.ours", "openvino bfloat16"),

@@ -5,11 +5,13 @@ set_threads()
 
 import model.mxnet_compat  # noqa: E402, F401  (comes before mxnet)
 import mxnet as mx  # noqa: E402
+import numpy as np  # noqa: E402
 from mxnet import nd  # noqa: E402
 
 from benchmarks.networks import build, fixed_steps, new_network, random_images  # noqa: E402
 from data import get_dataset  # noqa: E402
 from data.batches import Batches, Preparation  # noqa: E402
+from data.cifar import MEAN, STD  # noqa: E402
 from engines.gluon import GluonEngine  # noqa: E402
 from engines.interface import Group, Loss, Settings  # noqa: E402
 from graph.fast_cpu import hybridize  # noqa: E402
@@ -24,14 +26,13 @@ __all__ = ["prepare"]
 def prepare(mode, workload, data_dir):
     if mode in ("gluon", "step"):
         return _KINDS[mode if mode == "step" else workload.kind](workload, data_dir)
-    return _exported(mode, workload)
+    return _on_pytorch(workload) if mode == "pytorch" else _exported(mode, workload)
 
 
 def _batches(workload, data_dir, prefetch):
     dataset = get_dataset("cifar10", data_dir,
                           limit_train=workload.steps * workload.batch_size)
-    return dataset, Batches(
-        dataset.train, workload.batch_size, preparation=Preparation(prefetch=prefetch))
+    return Batches(dataset.train, workload.batch_size, preparation=Preparation(prefetch=prefetch))
 
 
 def _trained(workload):
@@ -41,15 +42,19 @@ def _trained(workload):
     return net, num_params
 
 
-def _pipeline(workload, data_dir):
-    dataset, batches = _batches(workload, data_dir, prefetch=4)
+def _engine(kind, workload):
     net, num_params = build(workload)
     size = workload.image_size
-    engine = GluonEngine(
+    return num_params, kind(
         lambda devices: new_network(workload),
         {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items()},
         Settings({"weights": Group("nag", weight_decay=1e-4)}, Loss(workload.classes),
-                 dataset.mean, dataset.std, (workload.batch_size, 3, size, size)))
+                 MEAN, STD, (workload.batch_size, 3, size, size)))
+
+
+def _pipeline(workload, data_dir):
+    batches = _batches(workload, data_dir, prefetch=4)
+    num_params, engine = _engine(GluonEngine, workload)
     loop = Loop(engine, TrainStep(engine, batches, lambda number: 0.1, Mixing()),
                 Record(None, silent_log(), "", 1), None)
 
@@ -76,6 +81,26 @@ def _inference(workload, _):
     return num_params, run
 
 
+def _on_pytorch(workload):
+    from engines.pytorch import PyTorchEngine
+
+    num_params, engine = _engine(PyTorchEngine, workload)
+    size = workload.image_size
+    images = np.random.default_rng(0).integers(
+        0, 256, (workload.batch_size, 3, size, size), np.uint8)
+    labels = np.arange(workload.batch_size, dtype=np.int32) % workload.classes
+
+    def train():
+        for step in range(workload.steps):
+            engine.learn((images, labels), (0, step), {"weights": 0.1})
+        engine.collect()
+
+    def predict():
+        for _ in engine.predict([images] * workload.steps, workload.batch_size):
+            pass
+    return num_params, {"step": train, "inference": predict}[workload.kind]
+
+
 def _exported(mode, workload):
     from exporting.onnx_file import make_model
     from exporting.runtimes import RUNTIMES
@@ -95,7 +120,7 @@ def _exported(mode, workload):
 
 
 def _data(workload, data_dir):
-    _, batches = _batches(workload, data_dir, prefetch=0)
+    batches = _batches(workload, data_dir, prefetch=0)
 
     def run():
         for _ in batches.epoch(0):
