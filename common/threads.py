@@ -195,8 +195,9 @@ def set_threads(environ=os.environ, takes_part=False, recorded=lambda: None):
     _choose(environ, "MXNET_USE_OPERATOR_TUNING", "0")
     _choose(environ, "MXNET_CPU_PARALLEL_SIZE", str(1 << 30))    # elements
     if not environ.get("OMP_NUM_THREADS"):
+        several = role or (environ.get("WORLD_SIZE") or "1") != "1"    # MXNet's, or PyTorch's
         _choose(environ, "OMP_NUM_THREADS",
-                str(physical_cores() if role else recorded() or free_cores()))
+                str(physical_cores() if several else recorded() or free_cores()))
     if not environ.get("OMP_WAIT_POLICY"):
         _choose(environ, "GOMP_SPINCOUNT", "10000")    # GNU's own: 300,000 rounds of a loop
     return environ["OMP_NUM_THREADS"]

@@ -127,8 +127,9 @@ def test_a_resumed_run_keeps_its_number_of_threads(two_free):
     assert set_threads({}, recorded=lambda: 3) == "3"
 
 
-def test_one_of_several_machines_takes_all_cores(two_free):
-    assert set_threads({"DMLC_ROLE": "worker"}, takes_part=True, recorded=lambda: 3) == "4"
+@pytest.mark.parametrize("environ", [{"DMLC_ROLE": "worker"}, {"WORLD_SIZE": "2"}])
+def test_one_of_several_machines_takes_all_cores(environ, two_free):
+    assert set_threads(environ, takes_part=True, recorded=lambda: 3) == "4"
 
 
 @pytest.mark.parametrize("environ, expected", [
