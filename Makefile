@@ -10,7 +10,8 @@
 # Test files that run at a time, one thread each.
 TEST_WORKERS ?= 2
 
-# For `make torture`: how many files of each kind are damaged, how often a run is killed.
+# For `make torture`: how many files of each kind are damaged, how often a run is killed. It also
+# plants bugs in a copy of the code, TEST_WORKERS at a time, which takes longest.
 COUNT = 170
 KILLS = 6
 SEED = 0
@@ -20,7 +21,7 @@ SEED = 0
 help:
 	@echo "make demo    train ChaATAC on the built-in data set (minutes on a CPU), then evaluate it"
 	@echo "make test    run the tests"
-	@echo "make torture damage files and kill runs, for minutes (COUNT=5000 KILLS=30 SEED=1)"
+	@echo "make torture damage files, kill runs, plant bugs: half an hour (COUNT=5000 KILLS=30 SEED=1)"
 	@echo "make check-gpu  train and evaluate in float16 on one or two GPUs, if there are any"
 	@echo "make study   train and compare the attention studies, small (DATA_DIR=folder of CIFAR-10)"
 	@echo "make bench   measure speed beside PyTorch and the reference's style (ONLY=step,... ROUNDS=3)"
@@ -49,6 +50,7 @@ torture: env-dev
 	.venv/bin/python -m tests.torture.fuzz_onnx --count $(COUNT) --seed $(SEED)
 	.venv/bin/python -m tests.torture.fuzz_warden --count $(COUNT) --seed $(SEED)
 	.venv/bin/python -m tests.torture.kill_test --kills $(KILLS) --seed $(SEED)
+	.venv/bin/python -m tests.torture.mutations --jobs $(TEST_WORKERS)
 
 check-gpu: env
 	.venv/bin/python tools/check_gpu.py

@@ -16,7 +16,7 @@ import onnx  # noqa: E402
 import evaluate  # noqa: E402
 import export  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from exporting import comparison  # noqa: E402
+from exporting import command, comparison  # noqa: E402
 from exporting.comparison import Row, difference, warning  # noqa: E402
 from exporting.onnx_file import PREFIX  # noqa: E402
 from exporting.opening import open_file  # noqa: E402
@@ -115,6 +115,14 @@ def test_check_and_int8(trained, images, tmp_path, capsys, monkeypatch):
     assert "64 test images" in out and "onnxruntime float32" in out and "onnxruntime int8" in out
     assert open_file(tmp_path / "net.int8.onnx").outputs == 10
     assert (tmp_path / "net.int8.onnx").stat().st_size < 0.6 * path.stat().st_size
+
+
+def test_a_check_that_disagrees_ends_in_an_error(trained, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "_SECONDS", 0.02)
+    monkeypatch.setitem(command._TOLERANCES, "onnx", 0.0)
+    with pytest.raises(UserError, match="onnxruntime float32 does not agree"):
+        export.main(["--params", str(trained), "--output", str(tmp_path / "net.onnx"), "--check",
+                     "--limit-test", "2", *images])
 
 
 def test_mxnet_s_own_files(trained, tmp_path, capsys):

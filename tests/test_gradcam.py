@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 from functools import cache
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -267,6 +268,24 @@ def test_pictures_of_a_data_set():
     np.testing.assert_array_equal(first.pixels, dataset.test.images[7])
     np.testing.assert_array_equal(first.shown, dataset.test.images[7].transpose(1, 2, 0))
     assert second.label == dataset.class_names[dataset.test.labels[0]]
+
+
+@pytest.mark.parametrize("chosen, expected", [
+    ({"indices": (7, 2)}, (7, 2)), ({"count": 3}, (0, 1, 2)), ({}, range(9))])
+def test_pictures_are_those_that_the_options_name(chosen, expected):
+    dataset = drawn_once("shapes", None, None)
+    options = SimpleNamespace(**{"images": None, "indices": None, "count": None, **chosen})
+    pictures, _ = gradcam.get_pictures(options, None, lambda: dataset)
+    np.testing.assert_array_equal([picture.pixels for picture in pictures],
+                                  dataset.test.images[list(expected)])
+
+
+def test_pictures_of_files_that_the_options_name(folder):
+    options = SimpleNamespace(images=[folder / "images"])
+    pictures, more = gradcam.get_pictures(options, {"image_size": 32, "class_names": CLASSES}, None)
+    expected = file_pictures(image_files(options.images), 32, CLASSES)
+    np.testing.assert_array_equal(more(1), [expected[0].pixels])
+    assert len(pictures) == len(expected)
 
 
 def test_pictures_of_files(folder):

@@ -69,6 +69,7 @@ def test_a_missing_config(tmp_path):
     (["--num-epochs", "0"], "must be a whole number from 1 to 1000000"),
     (["--momentum", "1"], "must be a number from 0 to less than 1"),
     (["--lr-decay-epoch", "30,20"], "must be increasing epochs"),
+    (["--lr-decay-epoch", "30,30"], "must be increasing epochs"),
     (["--num-epochs", 400 * "9"], "from 1 to 1000000"),
     (["--num-epochs", "2147483647"], "from 1 to 1000000"),
     (["--num-epochs", 5000 * "9"], "must be a whole number from 1"),

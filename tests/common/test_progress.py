@@ -37,6 +37,16 @@ def test_no_terminal_gets_plain_lines_at_intervals(monkeypatch):
     assert lines[0].endswith("10 images/s, ETA 1:10")
 
 
+def test_later_stages_count_for_the_eta(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("common.progress.time.monotonic", lambda: now[0])
+    stream = _Terminal()
+    progress = Progress("epoch 1/3", 10, later=20, stream=stream)
+    for now[0] in (1, 2):
+        progress.update(int(now[0]), 10)
+    assert "ETA 0:28" in stream.getvalue()
+
+
 @pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (3600, "1:00:00"),
                                            (3725, "1:02:05")])
 def test_format_seconds(seconds, text):

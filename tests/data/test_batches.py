@@ -82,6 +82,12 @@ def test_a_batch_follows_from_seed_epoch_and_step(prefetch, image_set):
     assert not same(epoch(Batches(image_set, 10, seed=4, preparation=how), 5), expected)
 
 
+def test_every_step_crops_anew(image_set):
+    alike = ImageSet(np.repeat(image_set.images[:1], 40, axis=0), np.zeros(40, np.int32))
+    (first, _, _), (second, _, _) = epoch(Batches(alike, 20))
+    assert not np.array_equal(first, second)
+
+
 def test_the_batch_never_changes(image_set):
     """The first of a seed's indices, so that a new NumPy cannot change a run unnoticed."""
     _, _, indices = next(Batches(image_set, 8, seed=1).epoch(2))

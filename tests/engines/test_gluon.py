@@ -146,6 +146,15 @@ def test_only_named_groups_learn_and_uncounted_steps_are_not_collected():
     assert count == 16 and (trained.weights()["1.weight"] != before["1.weight"]).any()
 
 
+def test_workers_draw_masks_of_their_own(monkeypatch):
+    """Dropout's stream is tied to seed, epoch, step and worker."""
+    seeds, data, trained = [], images(16), engine(dropout=True)
+    monkeypatch.setattr("engines.gluon.mx.random.seed", seeds.append)
+    for trained.workers.rank in range(3):
+        trained.learn((data.images, data.labels), (1, 2), {"weights": 0.1})
+    assert len(set(seeds)) == len(seeds) == 3
+
+
 # ---- the loss ------------------------------------------------------------------------------
 
 def _loss(**settings):
@@ -284,12 +293,13 @@ def test_a_state_goes_on_with_the_same_bits(group, dtype, before):
 
 
 def test_what_is_not_decayed():
+    start = {name: array + np.float32(0.1) for name, array in drawn(normed).items()}
     weights = []
     for decay_all in (True, False):
-        trained = engine(normed, group=Group("sgd", 0.0, weight_decay=0.5, decay_all=decay_all))
+        trained = engine(normed, weights=start, group=Group(
+            "sgd", 0.0, weight_decay=0.5, decay_all=decay_all))
         _train(trained, range(1), 10)
         weights.append(trained.weights())
-    start = drawn(normed)
     for name in ("2.weight", "2.bias", "0.gamma", "0.beta"):
         difference = weights[1][name] - weights[0][name]
         expected = 0 if name == "2.weight" else 0.1 * 0.5 * start[name]

@@ -1,8 +1,13 @@
 """export.py without what a format needs, or with options of another format."""
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 import export
 from common.errors import UserError
+from data.dataset import ImageSet
+from exporting.command import calibration_batches
 from tests.scripts import ROOT, assert_user_error, run
 
 RELEASED = ROOT / "params" / "cifar10-relu-b1.params"
@@ -24,3 +29,13 @@ def test_without_pytorch_a_line_says_what_to_install(tmp_path):
     assert_user_error(done, "torch is not installed", "make env EXTRAS=pytorch")
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".py"] == ["torch.py"]
     assert not list(tmp_path.glob("net*"))
+
+
+def test_as_many_images_calibrate_as_are_asked_for_from_all_over_the_training_set():
+    images = np.arange(200, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    dataset = SimpleNamespace(train=ImageSet(images, images))
+    found = list(calibration_batches(
+        SimpleNamespace(calibration_images=100, with_normalisation=True), {}, dataset))
+    assert [len(batch) for batch in found] == [64, 36]
+    np.testing.assert_array_equal(np.concatenate(found).ravel(),
+                                  np.linspace(0, 199, 100).astype(int))

@@ -68,6 +68,14 @@ def test_all_hear_of_a_failure(members):
         assert message["lost"] == "worker 0 on here (process 7) stopped: no disk"
 
 
+def test_a_long_message_of_a_member_is_passed_on(members):
+    """Longer than a stranger's may be."""
+    text = "x" * (4 * warden.SHORT)
+    for link in members[2:]:
+        link.send(gather="long", value=text)
+    assert next_of(members[2], "gathered")["values"] == [text, text]
+
+
 def test_all_are_told_of_the_end(members):
     next_of(members[0], "names")
     for link in members[2:]:

@@ -137,9 +137,10 @@ def test_the_weights_learn_as_the_formulas_say(place):
 
 @covers(SCRIPT, "--alpha-lr --penalty-weight --penalty-power --penalty-ratio")
 @pytest.mark.parametrize("words, weight, power, ratio, lr", [
-    # So small a penalty that Adam's epsilon, and with it the penalty's size, counts.
-    ("--penalty-weight 3e-8 --penalty-power 1.7 --penalty-ratio 1,5,2,3,1 --alpha-lr 0.03",
-     3e-8, 1.7, (1, 5, 2, 3, 1), 0.03),
+    # So small a penalty that Adam's epsilon, and with it the penalty's size, counts; so high a
+    # rate that the slope differs from step to step, or its moving average would be the same.
+    ("--penalty-weight 3e-8 --penalty-power 1.7 --penalty-ratio 1,5,2,3,1 --alpha-lr 2",
+     3e-8, 1.7, (1, 5, 2, 3, 1), 2),
     ("", 0.1, 1.1, (4, 1, 1, 2, 2), 0.1)], ids=["given", "default"])
 def test_the_structure_learns_as_the_formulas_say(words, weight, power, ratio, lr, place):
     """Adam with betas 0.5 and 0.999 on w / B * sum_b sum_i r_i p_bi^m."""

@@ -1,7 +1,10 @@
 """What is drawn for a batch: the function of (seed, epoch, step, device) that it must be."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from training.loop import TrainStep
 from training.targets import Mixing, cutmix, mixup
 
 
@@ -41,6 +44,17 @@ def test_mixing_ends_with_its_epochs():
     mixing = Mixing(1.0, epochs=2)
     assert [mixing.draw(epoch, 0, 0, 8, 8) is None for epoch in range(4)] == [
         False, False, True, True]
+
+
+def test_a_worker_s_devices_are_counted_after_those_of_the_workers_before():
+    given = []
+    mixing = Mixing(1.0, epochs=1)
+    for rank in (0, 1):
+        engine = SimpleNamespace(workers=SimpleNamespace(rank=rank),
+                                 learn=lambda *_, mixes: given.extend(mixes))
+        TrainStep(engine, [None], lambda number: 0.1, mixing, devices=2)(
+            0, 0, np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int32))
+    assert given == [mixing.draw(0, 0, device, 8, 8) for device in range(4)]
 
 
 def test_every_step_epoch_device_and_seed_has_its_own():
