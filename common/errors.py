@@ -18,6 +18,9 @@ from model.registry import UserError
 
 from .screen import guard_streams
 
+# What `make env` installs for all scripts.
+_PACKAGES = ("mxnet", "gluoncv", "numpy", "matplotlib", "PIL")
+
 __all__ = ["DataError", "FileError", "MissingFile", "UserError", "run_script"]
 
 
@@ -72,6 +75,9 @@ def run_script(main, leave=_alone, result="screen"):
         code, reason, text = end.code or 0, None, ""
     except Exception as error:
         code, reason, text = 1, f"{type(error).__name__}: {error}", traceback.format_exc()
+        if isinstance(error, ModuleNotFoundError) and error.name in _PACKAGES:
+            code, text = 2, (f"error: {error.name} is not installed for {sys.executable}: run "
+                             "`make env`, then `source .venv/bin/activate`\n")
     sys.stdout.flush()
     lost = sys.stdout.fault
     if lost and not code and not isinstance(lost, BrokenPipeError):

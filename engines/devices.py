@@ -51,8 +51,8 @@ def select_devices(gpus=None, num_gpus=None, available=None, engine="MXNet"):
     missing = [index for index in indices if index >= available]
     if missing:
         raise UserError(f"GPU {missing[0]} was asked for, but {engine} finds {available or 'no'} "
-                        f"GPU{'' if available == 1 else 's'} here; use --num-gpus "
-                        f"{available} or less (0 trains on the CPU)")
+                        f"GPU{'' if available == 1 else 's'} here; use --num-gpus " +
+                        (f"{available} or less" if available else "0, which is the CPU"))
     return tuple(f"gpu:{index}" for index in indices) or ("cpu",)
 
 

@@ -27,6 +27,14 @@ run_script(main, result=sys.argv[1])
 """
 
 
+def test_the_wrong_python_is_told_which_is_right(tmp_path):
+    """As a system's Python is, which has no MXNet."""
+    done = subprocess.run(scripts.command("evaluate.py", "--params", "x", "--num-gpus", 1,
+                                          first="sys.modules['mxnet'] = None"),
+                          cwd=tmp_path, capture_output=True, text=True)
+    scripts.assert_user_error(done, "mxnet is not installed for", "source .venv/bin/activate")
+
+
 def _say(folder, redirection, result="screen", what="works", **variables):
     """Run the script above in a shell."""
     script = folder / "say.py"
