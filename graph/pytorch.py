@@ -319,11 +319,13 @@ def batch_norm(x, gamma, beta, running_mean, running_var, training, eps, momentu
     """
     if not training:
         return F.batch_norm(x, running_mean, running_var, gamma, beta, False, 0.0, eps)
-    y, mean, inverse_std = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, eps)
+    # In the statistics' precision: compiled, PyTorch would round them to that of x.
+    y, mean, inverse_std = torch.native_batch_norm(x.to(running_mean.dtype), gamma, beta, None,
+                                                   None, True, 0.0, eps)
     with torch.no_grad():
         running_mean.lerp_(mean, 1 - momentum)
         running_var.lerp_(inverse_std.pow(-2) - eps, 1 - momentum)
-    return y
+    return y.to(x.dtype)
 
 
 _normalized = _whole(batch_norm)

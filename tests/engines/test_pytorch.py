@@ -315,19 +315,19 @@ def _unit(devices=1):
 
 
 @pytest.mark.slow
-def test_compiled_it_computes_the_same_and_is_compiled_once():
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-3), ("bfloat16", 2e-2)])
+def test_compiled_it_computes_the_same_and_is_compiled_once(dtype, tolerance):
     weights, data = drawn(_unit, init=mx.init.MSRAPrelu()), images(20)
-    plain, fast = (engine(_unit, kind=PyTorchEngine, group=NAG, weights=weights, compiled=compiled)
-                   for compiled in (False, True))
+    plain, fast = (engine(_unit, kind=PyTorchEngine, group=NAG, weights=weights, dtype=dtype,
+                          compiled=compiled) for compiled in (False, True))
     logits = []
     with torch._dynamo.config.patch(error_on_recompile=True):
         for each in (plain, fast):
             for steps in (range(3), range(3, 6)):
                 _learn(each, steps, 0.01)
                 logits.append(list(each.predict([data.images[:16], data.images[16:]], 16)))
-    _assert_close(plain.weights(), fast.weights(), 1e-3)
-    np.testing.assert_allclose(np.concatenate(logits[1]), np.concatenate(logits[3]), rtol=1e-3,
-                               atol=1e-4)
+    _assert_close(plain.weights(), fast.weights(), tolerance)
+    _assert_close({"": np.concatenate(logits[1])}, {"": np.concatenate(logits[3])}, tolerance)
 
 
 @pytest.mark.parametrize("missing", ["compiler", "headers"])
