@@ -14,6 +14,7 @@ Where PyTorch has another habit, MXNet's is kept: running variances are the bias
 momentum counts the old value, the first of equal maxima gets the gradient of a pooling.
 """
 import inspect
+import itertools
 import re
 
 import numpy as np
@@ -236,13 +237,16 @@ def _positive(axis, x):
     return axis + x.ndim if axis < 0 else axis
 
 
+def _tuple(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
 def _axes(axis, x, exclude=False):
-    """The axes of x (tuple) that an attribute names; all if it names none."""
-    axes = range(x.ndim) if axis is None or axis == () else axis
-    axes = [_positive(k, x) for k in (axes if hasattr(axes, "__iter__") else (axes,))]
-    if exclude:
-        axes = [k for k in range(x.ndim) if k not in axes]
-    return tuple(axes)
+    """The axes of x (tuple) that an attribute names, or all others; all if it names none."""
+    if axis in (None, ()):
+        return tuple(range(x.ndim))
+    axes = tuple(_positive(k, x) for k in _tuple(axis))
+    return tuple(k for k in range(x.ndim) if k not in axes) if exclude else axes
 
 
 # -- products
@@ -396,7 +400,7 @@ def _selu(x):
 
 @_translates("hard_sigmoid")
 def _hard_sigmoid(x, *, alpha=0.2, beta=0.5):
-    return (alpha * x + beta).clamp(0, 1)
+    return F.hardtanh(alpha * x + beta, 0, 1)    # unlike clamp's, its gradient is 0 at 0 and 1
 
 
 @_translates("softmax")
@@ -435,9 +439,10 @@ def _pooling(x, *, kernel=(), pool_type="max", global_pool=False, stride=(), pad
     dims = len(kernel)
     stride, pad = stride or (1,) * dims, pad or (0,) * dims
     full = pooling_convention == "full"
-    # PyTorch leaves out windows that begin beyond the map; MXNet's hold nothing then.
-    if pooling_convention not in ("valid", "full") or full and any(
-            s > k - p for s, k, p in zip(stride, kernel, pad)):
+    # PyTorch leaves out windows that begin beyond the map, where MXNet's hold nothing, and pads
+    # by half a window at most.
+    if pooling_convention not in ("valid", "full") or any(
+            p > k // 2 or full and s > k - p for s, k, p in zip(stride, kernel, pad)):
         _refuse(pooling_convention=pooling_convention, kernel=kernel, stride=stride, pad=pad)
     if pool_type == "max":
         return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[dims - 1](
@@ -470,13 +475,16 @@ def _upsampling(x, *, scale, sample_type):
 def _bilinear_resize(x, like=None, *, mode="size", height=None, width=None, align_corners=True):
     if mode not in ("size", "like"):
         _refuse(mode=mode)
+    if like is None and not align_corners and 1 in (height, width):
+        _refuse(align_corners=align_corners, height=height, width=width)    # MXNet's is the first
     size = (height, width) if like is None else (like.size(2), like.size(3))
     return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
 
 @_translates("_contrib_AdaptiveAvgPooling2D")
 def _adaptive_pooling(x, *, output_size=(1, 1)):
-    return F.adaptive_avg_pool2d(x, output_size)
+    sizes = _tuple(output_size)
+    return F.adaptive_avg_pool2d(x, sizes * 2 if len(sizes) == 1 else sizes)
 
 
 # -- shapes
@@ -558,10 +566,10 @@ def _split(x, *, num_outputs, axis=1, squeeze_axis=False):
 
 @_translates("slice")
 def _slice(x, *, begin, end, step=()):
-    steps = [*step, *(None,) * (len(begin) - len(step))]
-    if any(each is not None and each < 0 for each in steps):
+    begin, end, step = map(_tuple, (begin, end, step))
+    if any(each is not None and each < 0 for each in step):
         _refuse(step=step)
-    return x[tuple(map(slice, begin, end, steps))]
+    return x[tuple(slice(*each) for each in itertools.zip_longest(begin, end, step))]
 
 
 @_translates("slice_axis")
@@ -579,7 +587,7 @@ def _slice_like(x, y, *, axes=()):
 @_translates("broadcast_axis")
 def _broadcast_axis(x, *, axis=(), size=()):
     sizes = [-1] * x.ndim
-    for k, each in zip(*((v if isinstance(v, tuple) else (v,)) for v in (axis, size))):
+    for k, each in zip(_tuple(axis), _tuple(size)):
         sizes[k] = each
     return x.expand(sizes)
 
@@ -593,7 +601,8 @@ def _broadcast_like(x, y):
 
 @_translates("argmax")
 def _argmax(x, *, axis=None, keepdims=False):
-    return torch.argmax(x, axis, keepdims).float()    # the first one; MXNet's indices are floats
+    largest = torch.argmax(x, axis, keepdims).float()   # the first one; MXNet's indices are floats
+    return largest.reshape(1) if axis is None and not keepdims else largest
 
 
 @_translates("pick")
@@ -626,35 +635,28 @@ def _arange_like(x, *, axis=None, start=0.0, step=1.0, repeat=1):
 
 # -- reductions
 
-def _not_scalar(y, x, axis, exclude, keepdims):
-    """A reduction over all axes has the shape (1,) in MXNet."""
-    return y.reshape(1) if len(_axes(axis, x, exclude)) == x.ndim and not keepdims else y
-
-
-@_translates("mean")
-def _mean(x, *, axis=None, keepdims=False, exclude=False):
-    return _not_scalar(x.mean(_axes(axis, x, exclude), keepdims), x, axis, exclude, keepdims)
-
-
-@_translates("sum")
-def _sum(x, *, axis=None, keepdims=False, exclude=False):
-    return _not_scalar(x.sum(_axes(axis, x, exclude), keepdims), x, axis, exclude, keepdims)
-
-
-@_translates("max")
-def _max(x, *, axis=None, keepdims=False, exclude=False):
+def _maxima(x, axes, keepdims):
     # Unlike a pooling's, its gradient goes whole to each of equal maxima.
-    axes = _axes(axis, x, exclude)
     largest = x.detach().amax(axes, True)
     own = torch.where(x == largest, x - largest, torch.zeros_like(x)).sum(axes, keepdims)
-    return _not_scalar(own + x.detach().amax(axes, keepdims), x, axis, exclude, keepdims)
+    return own + x.detach().amax(axes, keepdims)
 
 
-@_translates("norm")
-def _norm(x, *, axis=None, keepdims=False, ord=2):
-    if ord != 2:
-        _refuse(ord=ord)
-    return _not_scalar(x.square().sum(_axes(axis, x), keepdims).sqrt(), x, axis, False, keepdims)
+def _reduction(name, function):
+    @_translates(name)
+    def reduce(x, *, axis=None, keepdims=False, exclude=False, ord=2):
+        if ord != 2:
+            _refuse(ord=ord)
+        axes = _axes(axis, x, exclude)
+        y = function(x, axes, keepdims) if axes else x
+        # Of all axes, MXNet's has the shape (1,).
+        return y.reshape(1) if len(axes) == x.ndim and not keepdims else y
+
+
+_reduction("mean", torch.mean)
+_reduction("sum", torch.sum)
+_reduction("max", _maxima)
+_reduction("norm", lambda x, axes, keepdims: x.square().sum(axes, keepdims).sqrt())
 
 
 # -- element by element

@@ -202,6 +202,7 @@ _FUNCTIONS = {
     "reshape_like": lambda F, x: F.reshape_like(F.reshape(x, shape=(0, 0, -1)), x, lhs_begin=2,
                                                 lhs_end=3, rhs_begin=-2, rhs_end=4),
     "slice": lambda F, x: F.slice(x, begin=(None, 1, 0), end=(None, -1, 6), step=(1, 2, 1)),
+    "slice of the first axis": lambda F, x: F.slice(F.swapaxes(x, 0, 1), begin=1, end=3),
     "slice_axis": lambda F, x: F.slice_axis(x, axis=-1, begin=-5, end=None),
     "slice_like": lambda F, x: F.slice_like(x, F.slice_axis(x, axis=2, begin=0, end=3),
                                             axes=(2,)),
@@ -223,6 +224,9 @@ _FUNCTIONS = {
     "max": lambda F, x: F.max(x, axis=(1, 3)),
     "max of all": lambda F, x: F.max(x, axis=(0, 1), exclude=True, keepdims=True),
     "sum of all": lambda F, x: F.sum(x),
+    "mean of all but none": lambda F, x: F.mean(x, axis=(), exclude=True),
+    "max of none": lambda F, x: F.max(x, axis=(0, 1, 2, -1), exclude=True),
+    "argmax of all": lambda F, x: F.broadcast_mul(x, F.reshape(F.argmax(x), shape=(1, 1, 1, 1))),
     "norm": lambda F, x: F.norm(x, axis=(1, 2)),
     "softmax": lambda F, x: F.softmax(x, axis=1, temperature=3.0),
     "log_softmax": lambda F, x: F.log_softmax(x, axis=2),
@@ -238,12 +242,14 @@ _FUNCTIONS = {
                            + F.abs(x) + F.tanh(x) + F.erf(x) + F.relu(x) + F.sigmoid(x)
                            + F.softsign(x) + F.log1p(F.exp(x)) + F.expm1(-x)),
     "hard_sigmoid": lambda F, x: F.hard_sigmoid(x, alpha=0.3),
+    "hard_sigmoid at its ends": lambda F, x: F.hard_sigmoid(x, alpha=0.25),
     "add_n": lambda F, x: F.add_n(x, x, F.zeros_like(x), F.ones_like(x)),
     "BlockGrad": lambda F, x: F.BlockGrad(x) * x,
     "sum pooling": lambda F, x: F.Pooling(x, kernel=(2, 2), pool_type="sum"),
     "enlarged": lambda F, x: F.UpSampling(x, scale=2, sample_type="nearest"),
     "resized": lambda F, x: F.contrib.BilinearResize2D(x, height=5, width=11),
     "averages": lambda F, x: F.contrib.AdaptiveAvgPooling2D(x, output_size=(3, 2)),
+    "square of averages": lambda F, x: F.contrib.AdaptiveAvgPooling2D(x, output_size=(3,)),
 }
 
 
@@ -432,6 +438,11 @@ def test_what_two_layers_share_stays_one_parameter():
     (lambda F, x: F.sin(x), "sin .* has no translation"),
     (lambda F, x: F.Pooling(x, kernel=(2, 2), pool_type="lp", p_value=2), "Pooling .*p_value=2"),
     (lambda F, x: F.reshape(x, shape=(-1, 0), reverse=True), "reverse=True"),
+    (lambda F, x: F.Pooling(x, kernel=(2, 2), pad=(0, 2), pool_type="max"), r"pad=\(0, 2\)"),
+    (lambda F, x: F.contrib.BilinearResize2D(x, height=1, width=5, align_corners=False),
+     "align_corners=False, height=1"),
+    (lambda F, x: F.norm(x, ord=1, axis=1), "ord=1"),
+    (lambda F, x: F.slice(x, begin=(None, 3), end=(None, 0), step=(1, -1)), r"step=\(1, -1\)"),
     (lambda F, x: F.softmax(x, dtype="float64"), "dtype='float64'")])
 def test_what_has_no_translation_is_refused_by_name(function, reason):
     net = nn.HybridLambda(function)
