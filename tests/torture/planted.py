@@ -477,8 +477,8 @@ PLANTED = (
     # ---- machines --------------------------------------------------------------------------------
 
     Bug("machines/client.py",
-        'link.check(secret, "warden", answer["welcome"]):',
-        "False:",
+        'not link.check(secret, "warden", answer["welcome"])',
+        "False",
         "tests/machines/test_warden.py::test_a_warden_that_is_none_is_not_believed"),
     Bug("machines/launch.py",
         "if key != SECRET}",
