@@ -70,7 +70,8 @@ def test_it_trains_on_photographs(finished):
     folder, result = finished
     rows = scripts.metrics(folder / "logs/run")
     assert [row["epoch"] for row in rows] == ["0", "1"]
-    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    # What this run had when its steps were those of the formulas in tests/options/.
+    assert [float(row["train_loss"]) for row in rows] == pytest.approx([1.7422, 1.6664], rel=2e-3)
     assert "24 training and 6 validation images of 6 classes" in result.stdout
     assert re.search(r"\[Epoch 1\] validation: err-top1=[\d.]+ err-top5=[\d.]+", result.stdout)
     assert re.search(r"Epoch\[0\] Batch \[1\]\tSpeed: [\d.]+ samples/sec\taccuracy=", result.stdout)
