@@ -198,14 +198,15 @@ def write_mxnet(net, outputs, size):
 
 def write_pytorch(net, outputs, size, description):
     """Write PyTorch's files and say what they are."""
-    from exporting.pytorch_file import write_files
+    from exporting.pytorch_file import writers
     from graph.graph import read_arrays, trace
 
-    with writing(outputs[0]):
-        lines = write_files(trace(net, (3, size, size)), read_arrays(net), description, outputs)
-    for path in outputs:
+    graph, arrays = trace(net, (3, size, size)), read_arrays(net)
+    for path, write in zip(outputs, writers(graph, arrays, description, outputs)):
+        with writing(path):
+            write()
         print(f"{path}: {path.stat().st_size:,} bytes")
-    print("\n".join(f"  {line}" for line in lines))
+    print(outputs[-1].read_text(encoding="utf-8"), end="")
 
 
 # ---- checking ----------------------------------------------------------------------------------

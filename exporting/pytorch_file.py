@@ -15,7 +15,7 @@ from common.files import replacing, write_text
 from graph.graph import load, save
 from graph.pytorch import to_pytorch
 
-__all__ = ["check_training", "make_program", "runners", "write_files"]
+__all__ = ["check_training", "make_program", "runners", "writers"]
 
 # The check of training: on so many images, at this rate.
 _IMAGES, _STEPS, _RATE = 128, 5, 0.01
@@ -58,8 +58,8 @@ def _takes(program, height, width):
     return True
 
 
-def write_files(graph, arrays, description, outputs):
-    """Write the three files, each atomically.
+def writers(graph, arrays, description, outputs):
+    """How to write each of the three files, atomically.
 
     Parameters
     ----------
@@ -72,18 +72,19 @@ def write_files(graph, arrays, description, outputs):
 
     Returns
     -------
-    list of str
-        The lines of the text.
+    list of callable
+        Without arguments.
     """
     weights, program_path, text_path = outputs
     (program, sizes), content = make_program(graph, arrays), io.BytesIO()
     torch.export.save(program, content)
-    save(weights, graph, arrays)
-    with replacing(program_path) as temporary:
-        temporary.write_bytes(content.getbuffer())
     lines = _readme(graph, sizes, description, weights.name, program_path.name)
-    write_text(text_path, "\n".join(lines) + "\n")
-    return lines
+
+    def write_program():
+        with replacing(program_path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+    return [lambda: save(weights, graph, arrays), write_program,
+            lambda: write_text(text_path, "\n".join(lines) + "\n")]
 
 
 def _readme(graph, sizes, description, weights, program):

@@ -249,6 +249,25 @@ def _axes(axis, x, exclude=False):
     return tuple(k for k in range(x.ndim) if k not in axes) if exclude else axes
 
 
+_OPERATORS.update({
+    "Embedding": lambda indices, weight, *, dtype=None: F.embedding(indices.long(), weight),
+    "im2col": lambda x, *, kernel, stride=1, dilate=1, pad=0: F.unfold(x, kernel, dilate, pad,
+                                                                       stride),
+    "InstanceNorm": lambda x, gamma, beta, *, eps=1e-3: F.instance_norm(
+        x, None, None, gamma, beta, True, 0.0, eps),
+    "log_softmax": lambda x, *, axis=-1: torch.log_softmax(x, axis),
+    "Flatten": lambda x: x.flatten(1),
+    "expand_dims": lambda x, *, axis: x.unsqueeze(axis),
+    "squeeze": lambda x, *, axis=None: x.squeeze() if axis is None else x.squeeze(axis),
+    "transpose": lambda x, *, axes=(): x.permute(axes or tuple(range(x.ndim))[::-1]),
+    "SwapAxis": lambda x, *, dim1=0, dim2=0: x.transpose(dim1, dim2),
+    "Concat": lambda *inputs, dim=1: torch.cat(inputs, dim),
+    "stack": lambda *inputs, axis=0: torch.stack(inputs, axis),
+    "broadcast_like": lambda x, y: x.expand_as(y),
+    "add_n": lambda first, *others: sum(others, first),
+    "clip": lambda x, *, a_min, a_max: x.clamp(a_min, a_max)})
+
+
 # -- products
 
 @_translates("Convolution")
@@ -281,16 +300,6 @@ def _dense(x, weight, bias=None, *, flatten=True, no_bias=False):
 def _batch_dot(a, b, *, transpose_a=False, transpose_b=False):
     return torch.matmul(a.transpose(-2, -1) if transpose_a else a,
                         b.transpose(-2, -1) if transpose_b else b)
-
-
-@_translates("im2col")
-def _im2col(x, *, kernel, stride=1, dilate=1, pad=0):
-    return F.unfold(x, kernel, dilate, pad, stride)
-
-
-@_translates("Embedding")
-def _embedding(indices, weight, *, dtype="float32"):
-    return F.embedding(indices.long(), weight)
 
 
 # -- normalisations
@@ -341,11 +350,6 @@ def _layer_norm(x, gamma, beta, *, axis=-1, eps=1e-5, output_mean_var=False):
         _refuse(output_mean_var=True)
     y = F.layer_norm(x.movedim(axis, -1), (gamma.size(0),), gamma, beta, eps)
     return y.movedim(-1, axis)
-
-
-@_translates("InstanceNorm")
-def _instance_norm(x, gamma, beta, *, eps=1e-3):
-    return F.instance_norm(x, None, None, gamma, beta, True, 0.0, eps)
 
 
 @_translates("GroupNorm")
@@ -408,11 +412,6 @@ def _softmax(x, *, axis=-1, temperature=None, use_length=False, dtype=None):
     if use_length or dtype not in (None, "None"):
         _refuse(use_length=use_length, dtype=dtype)
     return torch.softmax(x if temperature in (None, "None") else x / temperature, axis)
-
-
-@_translates("log_softmax")
-def _log_softmax(x, *, axis=-1):
-    return torch.log_softmax(x, axis)
 
 
 @_translates("Dropout")
@@ -489,11 +488,6 @@ def _adaptive_pooling(x, *, output_size=(1, 1)):
 
 # -- shapes
 
-@_translates("Flatten")
-def _flatten(x):
-    return x.flatten(1)
-
-
 @_translates("Reshape")
 def _reshape(x, *, shape, reverse=False):
     if reverse:
@@ -525,36 +519,6 @@ def _reshape_like(x, y, *, lhs_begin=None, lhs_end=None, rhs_begin=None, rhs_end
     others = [y.size(k) for k in range(y.ndim)]
     begin, end = (len(own) if k is None else _positive(k, x) for k in (lhs_begin or 0, lhs_end))
     return x.reshape(own[:begin] + others[slice(rhs_begin, rhs_end)] + own[end:])
-
-
-@_translates("expand_dims")
-def _expand_dims(x, *, axis):
-    return x.unsqueeze(axis)
-
-
-@_translates("squeeze")
-def _squeeze(x, *, axis=None):
-    return x.squeeze() if axis is None else x.squeeze(axis)
-
-
-@_translates("transpose")
-def _transpose(x, *, axes=()):
-    return x.permute(axes or tuple(range(x.ndim))[::-1])
-
-
-@_translates("SwapAxis")
-def _swap_axes(x, *, dim1=0, dim2=0):
-    return x.transpose(dim1, dim2)
-
-
-@_translates("Concat")
-def _concat(*inputs, dim=1):
-    return torch.cat(inputs, dim)
-
-
-@_translates("stack")
-def _stack(*inputs, axis=0):
-    return torch.stack(inputs, axis)
 
 
 @_translates("SliceChannel")
@@ -590,11 +554,6 @@ def _broadcast_axis(x, *, axis=(), size=()):
     for k, each in zip(_tuple(axis), _tuple(size)):
         sizes[k] = each
     return x.expand(sizes)
-
-
-@_translates("broadcast_like")
-def _broadcast_like(x, y):
-    return x.expand_as(y)
 
 
 # -- picking
@@ -686,16 +645,6 @@ _SCALAR = {"plus": lambda x, s: x + s, "minus": lambda x, s: x - s, "rminus": la
            "maximum": lambda x, s: x.clamp(min=s), "minimum": lambda x, s: x.clamp(max=s)}
 for _name, _function in _SCALAR.items():
     _translates(f"_{_name}_scalar")(lambda x, *, scalar, of=_function: of(x, scalar))
-
-
-@_translates("add_n")
-def _add_n(first, *others):
-    return sum(others, first)
-
-
-@_translates("clip")
-def _clip(x, *, a_min, a_max):
-    return x.clamp(a_min, a_max)
 
 
 @_translates("Cast")

@@ -18,7 +18,7 @@ import export  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.params import read_params  # noqa: E402
 from exporting import comparison  # noqa: E402
-from exporting.pytorch_file import check_training, write_files  # noqa: E402
+from exporting.pytorch_file import check_training, writers  # noqa: E402
 from graph.graph import read_arrays, save, trace  # noqa: E402
 from model.zoo import build  # noqa: E402
 from tests.random_networks import CIFAR, random_network, randomise  # noqa: E402
@@ -115,8 +115,10 @@ def test_the_size_of_images_is_named_where_it_is_fixed(tmp_path):
     net.add(nn.Conv2D(4, 3, in_channels=3), nn.Dense(7, in_units=4 * 6 * 5))
     net.initialize()
     paths = [tmp_path / f"net{ending}" for ending in _ENDINGS]
-    lines = write_files(trace(net, (3, 8, 7)), read_arrays(net), {"dataset": {"outputs": 7}},
-                        paths)
+    for write in writers(trace(net, (3, 8, 7)), read_arrays(net), {"dataset": {"outputs": 7}},
+                         paths):
+        write()
+    lines = paths[2].read_text().splitlines()
     assert "(N, 3, 8, 7) float32, RGB, of this size only; logits: (N, 7)" in lines[2]
     assert "not known" in lines[3] and "not known" in lines[4]
     program = torch.export.load(paths[1]).module()
@@ -158,13 +160,13 @@ def test_nothing_is_replaced_unasked(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-@pytest.mark.parametrize("largest", [20_000, 400_000])
-def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, largest):
+@pytest.mark.parametrize("largest, full", [(20_000, "safetensors"), (400_000, "pt2")])
+def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path, largest, full):
     """A limit on the size of files stands for it: of the weights, then of the program."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
     try:
-        with pytest.raises(UserError, match="cannot write .*: File too large"):
+        with pytest.raises(UserError, match=f"cannot write .*net.{full}: File too large"):
             export.main(["--params", _RELEASED, "--format", "pytorch", "--output",
                          str(tmp_path / "net")])
     finally:
