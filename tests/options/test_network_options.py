@@ -3,6 +3,7 @@
 What a script trained and scored is compared with a network that is built by hand.
 """
 import json
+import signal
 
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
@@ -19,6 +20,7 @@ from tests.options.runs import (
     predicted_loss,
     run,
     save,
+    stops_after,
     trained_loss,
     write_cifar,
 )
@@ -106,7 +108,7 @@ def test_a_structure_gives_each_block_its_attention(place):
 
 
 @covers(SCRIPT, "--drop-rate")
-def test_dropout_stands_before_the_classifier_and_draws_anew_in_every_step(place):
+def test_dropout_stands_before_the_classifier_and_draws_anew_in_every_step(place, monkeypatch):
     """Nearly all features dropped, the bias is left; half of them, and every mask differs."""
     net = _vary(network())
     start = save(net, place / "dropout.params")
@@ -119,8 +121,11 @@ def test_dropout_stands_before_the_classifier_and_draws_anew_in_every_step(place
 
     half = run(SCRIPT, place, *options, "--drop-rate 0.5 --num-epochs 3").column("train_loss")
     assert min(abs(np.diff(sorted(half)))) > 1e-3
-    again = run(SCRIPT, place, *options, "--drop-rate 0.5 --num-epochs 3").column("train_loss")
-    assert half == again
+    words = *options, "--drop-rate 0.5 --num-epochs 3 --name stopped"
+    stops_after(1, monkeypatch)
+    run(SCRIPT, place, *words, code=128 + signal.SIGTERM)
+    monkeypatch.undo()
+    assert run(SCRIPT, place, *words, "--resume").column("train_loss") == half
     # Ten copies of one image, whose order is nothing to the loss; with another seed; and twenty
     # in two steps, whose mean is the first one's loss if both have its mask.
     write_cifar(place / "copies", (_TRAIN[:1].repeat(20, axis=0), [3] * 20),

@@ -4,7 +4,6 @@ The network's logits are its last bias whatever it sees (`runs.constant_network`
 rates and every weight after any number of steps can be told beforehand.
 """
 import math
-import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.options.runs import (
     read_arrays,
     run,
     save,
+    stops_after,
     write_cifar,
 )
 
@@ -149,19 +149,6 @@ def _check(found, place, case):
 
 # ---- what a run reports ------------------------------------------------------------------------
 
-def _stops_after(epochs, monkeypatch):
-    """Send this process a SIGTERM when the curves of that many epochs are drawn."""
-    drawn = []
-
-    def savefig(_, path, **__):
-        Path(path).write_bytes(b"")
-        drawn.append(path)
-        if len(drawn) == epochs:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", savefig)
-
-
 @pytest.mark.parametrize("name, epochs", [
     ("nag", 1), ("adam", 1), ("milestones", 2), ("plateau", 2),
     ("plateau", 4), ("early stop", 2)])
@@ -170,7 +157,7 @@ def test_a_run_that_was_stopped_goes_on_by_the_formulas(name, epochs, place, mon
     case = CASES[name]
     words = (_BASE, case.options, "--data-dir", place / "data", "--resume-from",
              place / "start.params", "--name", f"stopped-{name}-{epochs}".replace(" ", "-"))
-    _stops_after(epochs, monkeypatch)
+    stops_after(epochs, monkeypatch)
     stopped = run(SCRIPT, place, *words, code=128 + signal.SIGTERM)
     assert len(stopped.rows) == epochs
     monkeypatch.undo()
