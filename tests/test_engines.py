@@ -10,6 +10,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from common.params import read_params  # noqa: E402
 from tests import scripts  # noqa: E402
+from tests.data.photo_files import write_tree  # noqa: E402
 
 _STEPS = 6
 _OPTIONS = ("--dataset", "shapes", "--limit-train", 32 * _STEPS, "--blocks", 1, "--act-type",
@@ -96,6 +97,23 @@ def test_a_search_finds_the_same_weights(tmp_path):
         tables.append(np.array(found["search"]["weights"]))
     assert np.abs(tables[0] - 0.2).max() > 0.01    # the weights have moved
     np.testing.assert_allclose(tables[1], tables[0], atol=2e-3)
+
+
+@pytest.mark.slow
+def test_photographs_are_trained_on_and_scored(tmp_path):
+    tree, lines = write_tree(tmp_path / "tree", classes=2, train=8, val=3), []
+    result = scripts.run(
+        "train_imagenet.py", "--data-dir", tree, "--model", "resnet18_v1b", "--act-type", "ChaATAC",
+        "--batch-size", 8, "--input-size", 32, "--num-epochs", 1, "--lr", 0.01, "--mixup",
+        "--last-gamma", "--mode", "imperative", "--num-gpus", 0, "--engine", "pytorch", "--name",
+        "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for engine in ("mxnet", "pytorch"):
+        result = scripts.run("evaluate.py", "--params", "params/run/last.params", "--data-dir",
+                             tree, "--crops", 10, "--engine", engine, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        lines.append(re.search("top-1 accuracy.*loss [0-9]+[.][0-9]{2}", result.stdout)[0])
+    assert lines[0] == lines[1]
 
 
 def test_float16_is_refused_on_a_cpu(tmp_path):
