@@ -179,6 +179,14 @@ def test_layers(layer):
     assert_same(_filled(layer, x), x)
 
 
+def test_a_gamma_that_is_not_used_counts_as_ones():
+    x = _images((3, 6, 7, 8))
+    net = _filled(nn.BatchNorm(scale=False), x)
+    module = _translated(net, x).eval()
+    module.load_state_dict({**module.state_dict(), "gamma": torch.full((6,), 3.0)})
+    _close(module(torch.tensor(x)).detach(), net(nd.array(x)).asnumpy(), 1e-5, "prediction")
+
+
 def test_instance_norm():
     x = _images((3, 6, 7, 8))
     assert_same(_filled(nn.InstanceNorm(), x), x, "float32")

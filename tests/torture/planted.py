@@ -383,7 +383,7 @@ PLANTED = (
     Bug("graph/pytorch.py",
         "None if fix_gamma else gamma, beta,",
         "gamma, beta,",
-        "tests/graph/test_pytorch.py::test_layers"),
+        "tests/graph/test_pytorch.py::test_a_gamma_that_is_not_used_counts_as_ones"),
     Bug("graph/pytorch.py",
         "full, count_include_pad is not False)",
         "full, True)",
