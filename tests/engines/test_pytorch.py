@@ -170,6 +170,10 @@ def test_a_prediction_has_the_weights_of_its_moment():
     begun = trained.predict([data.images], 32)
     _learn(trained, range(2))
     np.testing.assert_array_equal(next(begun), expected)
+    fresh = engine(normed, kind=PyTorchEngine, weights=trained.weights())
+    found, = trained.predict([data.images], 32)
+    np.testing.assert_allclose(found, next(fresh.predict([data.images], 32)), rtol=1e-5)
+    assert np.abs(found - expected).max() > 1e-3
 
 
 def test_figures():
