@@ -9,17 +9,20 @@ import sys
 
 from common.errors import run_script
 from common.threads import set_threads
-from machines.client import join, leave
+from machines.client import leave
 from runs.config import recorded_threads
+from runs.engines import start
 from runs.options import make_cifar_parser as make_parser
 
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
-    options = parser.parse_args(argv)
+    parser.parse_args(argv)
     set_threads(takes_part=True, recorded=lambda: recorded_threads(make_parser(), argv))
-    join(options.join_timeout)
+    code = start(make_parser, argv)
+    if code is not None:
+        return code
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
     from runs.cifar import CifarTraining

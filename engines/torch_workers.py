@@ -1,4 +1,6 @@
 """Several workers that train one network, joined by PyTorch's process group (NCCL, or gloo)."""
+import warnings
+
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -35,5 +37,7 @@ class TorchWorkers(JoinedWorkers):
 
     def parallel(self, module):
         """A module like `module`, whose gradients are the workers' mean."""
-        # Running statistics stay each worker's own, until they are averaged for a file.
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        with warnings.catch_warnings():    # of the option's new name, which not all versions have
+            warnings.simplefilter("ignore", FutureWarning)
+            # Running statistics stay each worker's own, until they are averaged for a file.
+            return DistributedDataParallel(module, broadcast_buffers=False)

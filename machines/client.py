@@ -35,6 +35,7 @@ __all__ = ["WardenClient", "get_client", "introduce", "join", "leave", "register
 SECRET = "ATAC_SECRET"
 _NEEDED = ("DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT", "DMLC_NUM_WORKER", "DMLC_NUM_SERVER", SECRET)
 _LEAST_SECRET = 16
+_LOSS_S = 2     # in which a process that is gone is noticed
 _RELAY_S = 5    # that the warden gets to pass on why its own process ends
 # Where launchers put a worker's number; in a job of Slurm, mpirun's is the right one.
 _NUMBERS = ("DMLC_TASK_ID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID",
@@ -201,6 +202,10 @@ def leave(code, reason=None, text=""):
     text : str, optional
         To be written to standard error.
     """
+    if _client is not None and code == 1:
+        # An unforeseen error may be what a broken connection to another worker makes of a sum:
+        # of that the warden knows, and ends this process with a line.
+        time.sleep(_LOSS_S)
     sys.stderr.write(text)
     if _client is not None:
         _client.leave(code, reason)

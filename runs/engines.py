@@ -1,21 +1,76 @@
-"""Which engine computes, and on which devices."""
+"""Which engine computes, on which devices, and in how many processes."""
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import UserError
+from common.threads import own_environment
 from engines.devices import count_mxnet_gpus, select_devices
+from machines import torchrun
+from machines.client import join
 
-__all__ = ["TITLES", "check_precision", "choose_devices", "choose_engine"]
+from .config import resolve_options
+
+__all__ = ["TITLES", "check_precision", "choose_devices", "choose_engine", "start"]
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 TITLES = {"mxnet": "MXNet", "pytorch": "PyTorch"}
 _NVIDIA = Path("/proc/driver/nvidia")
 _NEWEST_OF_MXNET = (8, 9)    # compute capability of the last GPU that MXNet's wheels have code for
 
 
-def choose_engine(options):
+def start(make_parser, argv):
+    """Join the others of a run; or start a process for each GPU, where one has a single device.
+
+    To be called after `common.threads.set_threads` and before MXNet is imported.
+
+    Parameters
+    ----------
+    make_parser : callable
+        Returns a parser of the script's, whose name is its file's.
+    argv : sequence of str
+
+    Returns
+    -------
+    int or None
+        Exit code, if other processes have done it all.
+    """
+    parser = make_parser()
+    several = torchrun.is_started() or os.environ.get("DMLC_ROLE")
+    # Of several processes only worker 0 may have the files of the run that is resumed.
+    options = parser.parse_args(argv) if several else resolve_options(parser, argv)
+    if choose_engine(options, tell=lambda line: None) == "mxnet":
+        join(options.join_timeout)
+    elif torchrun.is_started():
+        torchrun.join(options.join_timeout)
+    else:
+        count = len(_pytorch_devices(options))
+        if count > 1:
+            _share_threads(count)
+            return torchrun.launch(_ROOT / parser.prog, argv, count)
+    return None
+
+
+def _share_threads(count):
+    """Give each of so many processes its part of the cores, unless the user has said how many."""
+    if "OMP_NUM_THREADS" not in own_environment():
+        os.environ["OMP_NUM_THREADS"] = str(max(int(os.environ["OMP_NUM_THREADS"]) // count, 1))
+
+
+def _tell(line):
+    print(line, file=sys.stderr)
+
+
+def choose_engine(options, tell=_tell):
     """The engine that --engine names, or that the precision and the machine ask for.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    tell : callable, optional
+        Gets a line if the machine has asked for PyTorch.
 
     Returns
     -------
@@ -28,13 +83,16 @@ def choose_engine(options):
     """
     if options.engine != "auto":
         engine = options.engine
-    elif options.dtype == "bfloat16":
+    elif options.dtype == "bfloat16" or torchrun.is_started():
         engine = "pytorch"
     else:
-        engine = "pytorch" if _needs_pytorch(options) else "mxnet"
+        engine = "pytorch" if _needs_pytorch(options, tell) else "mxnet"
     if engine == "mxnet" and options.dtype == "bfloat16":
         raise UserError("--dtype bfloat16: MXNet computes a few CPU operators in it and updates "
                         "no weights in it; PyTorch trains in it: drop --engine mxnet")
+    if engine == "mxnet" and torchrun.is_started():
+        raise UserError("torchrun starts processes of PyTorch: drop --engine mxnet, or start "
+                        "MXNet's with python -m machines.launch")
     if engine == "pytorch":
         _check_pytorch(options)
     return engine
@@ -45,11 +103,15 @@ def _check_pytorch(options):
         asks = "--engine pytorch" if options.engine == "pytorch" else "--dtype bfloat16"
         raise UserError(f"{asks} needs PyTorch, which is not installed: make env EXTRAS=pytorch")
     if os.environ.get("DMLC_ROLE") or getattr(options, "kv_store", "device") != "device":
-        raise UserError("--kv-store and machines.launch are MXNet's: drop them, or --engine "
-                        "pytorch")
+        raise UserError("--kv-store and machines.launch are MXNet's: with PyTorch --num-gpus "
+                        "starts a process for each GPU, and torchrun those of several machines")
+    if torchrun.is_started() and str(
+            getattr(options, "norm_layer", None)).lower() == "syncbatchnorm":
+        raise UserError("--norm-layer SyncBatchNorm: with PyTorch each GPU normalises by its own "
+                        "images, and files get the mean of the statistics; use BatchNorm")
 
 
-def _needs_pytorch(options):
+def _needs_pytorch(options, tell):
     """Whether the GPU that is to compute is one that only PyTorch can use; says so."""
     if (options.gpus == "" or options.num_gpus == 0 or os.environ.get("DMLC_ROLE")
             or not _NVIDIA.exists() or find_spec("torch") is None):
@@ -59,23 +121,42 @@ def _needs_pytorch(options):
     if not torch.cuda.is_available() or (
             count_mxnet_gpus() and torch.cuda.get_device_capability() <= _NEWEST_OF_MXNET):
         return False
-    print(f"MXNet cannot use the {torch.cuda.get_device_name()} here, so PyTorch computes "
-          "(--engine)", file=sys.stderr)
+    tell(f"MXNet cannot use the {torch.cuda.get_device_name()} here, so PyTorch computes "
+         "(--engine)")
     return True
 
 
 def choose_devices(options):
-    """Names of the devices that the chosen engine computes on: see `select_devices`."""
+    """Names of the devices that the chosen engine computes on in this process.
+
+    Raises
+    ------
+    UserError
+        If there are not so many.
+    """
     if options.engine == "mxnet":
         return select_devices(options.gpus, options.num_gpus)
-    import torch
-
-    devices = select_devices(options.gpus, options.num_gpus, torch.cuda.device_count(),
-                             TITLES[options.engine])
+    devices = _pytorch_devices(options)
+    if torchrun.is_started():
+        own = int(os.environ.get("LOCAL_RANK", 0))
+        if devices != ("cpu",) and own >= len(devices):
+            raise UserError(f"torchrun has started more than {len(devices)} processes here, but "
+                            f"the GPUs are {', '.join(devices)}: --nproc-per-node is their number")
+        return (devices[min(own, len(devices) - 1)],)
     if len(devices) > 1:
         raise UserError("the PyTorch engine computes on one device in a process: name one GPU "
                         "with --gpus, or take --engine mxnet")
     return devices
+
+
+def _pytorch_devices(options):
+    """The devices of all processes of this machine: one each."""
+    import torch
+
+    found = torch.cuda.device_count()
+    if torchrun.is_started() and options.gpus is None and options.num_gpus is None:
+        return select_devices(None, found, found)
+    return select_devices(options.gpus, options.num_gpus, found, TITLES["pytorch"])
 
 
 def check_precision(options, devices):

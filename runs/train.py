@@ -17,7 +17,6 @@ from common.files import write_json
 from common.params import parse_params
 from common.progress import format_seconds
 from engines.interface import Group, Loss, Settings
-from engines.workers import SingleWorker
 from training.history import close_log, open_log, silent_log
 from training.loop import Loop, SaveFailed, TrainStep
 from training.record import RecordOptions, TrainingRecord
@@ -125,7 +124,9 @@ class Job:
     def connect(self, options, devices):
         """The workers that train together."""
         if options.engine == "pytorch":
-            return SingleWorker()
+            from engines.torch_workers import connect
+
+            return connect()
         from engines.distributed import connect
 
         return connect(options.kv_store, options.join_timeout, devices[0] == "cpu")
