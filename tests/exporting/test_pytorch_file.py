@@ -17,7 +17,7 @@ from mxnet.gluon import nn  # noqa: E402
 import export  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from common.params import read_params  # noqa: E402
-from exporting import comparison  # noqa: E402
+from exporting import comparison, pytorch_file  # noqa: E402
 from exporting.pytorch_file import check_training, writers  # noqa: E402
 from graph.graph import read_arrays, save, trace  # noqa: E402
 from model.zoo import build  # noqa: E402
@@ -141,11 +141,13 @@ def test_the_check_compares_and_trains(tmp_path, capsys, monkeypatch):
         f"net{ending}" for ending in _ENDINGS)}
 
 
-def test_what_does_not_train_is_named(tmp_path):
+@pytest.mark.parametrize("weight, rate, losses", [(np.nan, 0.01, ".nan"), (0.1, 0.0, ".[0-9]")])
+def test_what_does_not_train_is_named(weight, rate, losses, tmp_path, monkeypatch):
+    monkeypatch.setattr(pytorch_file, "_RATE", rate)
     net = randomise(build(NETWORKS[0], 10))
-    net.output.weight.set_data(mx.nd.full(net.output.weight.shape, np.nan))
+    net.output.weight.set_data(mx.nd.full(net.output.weight.shape, weight))
     save(tmp_path / "net", trace(net, (3, 32, 32)), read_arrays(net))
-    with pytest.raises(UserError, match="net does not train: its losses are .nan"):
+    with pytest.raises(UserError, match=f"net does not train: its losses are {losses}"):
         check_training(tmp_path / "net", np.ones((2, 3, 32, 32), np.float32), np.array([0, 1]))
 
 
