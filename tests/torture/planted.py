@@ -1183,7 +1183,7 @@ PLANTED = (
     Bug("gradcam.py",
         "options.indices or range(min(options.count or 9",
         "range(min(options.count or 9",
-        "tests/test_gradcam.py::test_everything_at_once"),
+        "tests/test_gradcam.py::test_pictures_are_those_that_the_options_name"),
     Bug("gradcam.py",
         "if options.images:\n"
         "        pictures",
