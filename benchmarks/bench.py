@@ -40,10 +40,11 @@ _BUSY = (sys.executable, "-c", "while True: pass")
 _TORCH_FLOAT32 = ("PyTorch eager", "PyTorch channels_last", "PyTorch compiled",
                   "PyTorch compiled channels_last")
 _TORCH = (*_TORCH_FLOAT32, "PyTorch bf16", "PyTorch compiled bf16")
+_OURS_ON_TORCH = ("ours, PyTorch", "ours, PyTorch bf16")
 _EXPORTED = ("ours, ONNX Runtime", "ours, OpenVINO", "ours, OpenVINO bf16")
 _LINE_UP = {
     "pipeline": ("ours", "step alone", "reference style", *_TORCH_FLOAT32),
-    "step": ("ours", "reference style", *_TORCH),
+    "step": ("ours", *_OURS_ON_TORCH, "reference style", *_TORCH),
     "inference": ("ours", *_EXPORTED, *_TORCH),
     "data": ("ours", "reference style", "PyTorch eager"),
 }

@@ -21,7 +21,8 @@ CONTESTANTS = {
     "ours": ("benchmarks.ours", "gluon"),
     "step alone": ("benchmarks.ours", "step"),    # ours; for what the pipeline costs on top of it
     "ours, spinning": ("benchmarks.ours", "gluon"),    # with threads as without `set_threads`
-    "ours, PyTorch": ("benchmarks.ours", "pytorch"),    # on the engine that computes with it
+    "ours, PyTorch": ("benchmarks.ours", "pytorch float32"),    # by our engine, compiled
+    "ours, PyTorch bf16": ("benchmarks.ours", "pytorch bfloat16"),
     "ours, ONNX Runtime": ("benchmarks.ours", "onnxruntime"),
     "ours, OpenVINO": ("benchmarks.ours", "openvino"),
     "ours, OpenVINO bf16": ("benchmarks.ours", "openvino bfloat16"),

@@ -26,7 +26,8 @@ __all__ = ["prepare"]
 def prepare(mode, workload, data_dir):
     if mode in ("gluon", "step"):
         return _KINDS[mode if mode == "step" else workload.kind](workload, data_dir)
-    return _on_pytorch(workload) if mode == "pytorch" else _exported(mode, workload)
+    engine, _, precision = mode.partition(" ")
+    return (_on_pytorch if engine == "pytorch" else _exported)(workload, engine, precision)
 
 
 def _batches(workload, data_dir, prefetch):
@@ -42,14 +43,14 @@ def _trained(workload):
     return net, num_params
 
 
-def _engine(kind, workload):
+def _engine(kind, workload, dtype="float32"):
     net, num_params = build(workload)
     size = workload.image_size
     return num_params, kind(
         lambda devices: new_network(workload),
         {name: p.data().asnumpy() for name, p in net._collect_params_with_prefix().items()},
         Settings({"weights": Group("nag", weight_decay=1e-4)}, Loss(workload.classes),
-                 MEAN, STD, (workload.batch_size, 3, size, size)))
+                 MEAN, STD, (workload.batch_size, 3, size, size), dtype=dtype))
 
 
 def _pipeline(workload, data_dir):
@@ -81,10 +82,10 @@ def _inference(workload, _):
     return num_params, run
 
 
-def _on_pytorch(workload):
+def _on_pytorch(workload, _, dtype):
     from engines.pytorch import PyTorchEngine
 
-    num_params, engine = _engine(PyTorchEngine, workload)
+    num_params, engine = _engine(PyTorchEngine, workload, dtype)
     size = workload.image_size
     images = np.random.default_rng(0).integers(
         0, 256, (workload.batch_size, 3, size, size), np.uint8)
@@ -101,11 +102,10 @@ def _on_pytorch(workload):
     return num_params, {"step": train, "inference": predict}[workload.kind]
 
 
-def _exported(mode, workload):
+def _exported(workload, runtime, precision):
     from exporting.onnx_file import make_model
     from exporting.runtimes import RUNTIMES
 
-    runtime, _, precision = mode.partition(" ")
     net, num_params = build(workload)
     images, _ = random_images(workload)
     net(nd.array(images[:1])).wait_to_read()
