@@ -4,10 +4,11 @@
 to read; only `run_script` turns them into an exit code.
 
     0    done
+    1    a bug, with its traceback; or a comparison that found a difference or a failed run
     2    something that the user can put right, a loss that is not finite among it
-    3    trained to the end, but the end could not be saved
-    4    one of several machines is gone (see `machines.warden`)
-    129  stopped by SIGHUP, of a terminal that was closed
+    3    trained to the end, but the end could not be saved (`training.loop.SaveFailed`)
+    4    one of several machines is gone (`machines.warden.LOST`)
+    129  stopped by SIGHUP, of a terminal that was closed (`common.interruption`)
     130  stopped by Ctrl-C
     143  stopped by SIGTERM
 """

@@ -58,14 +58,14 @@ def list_activations():
 
 
 def check_positive(**values):
-    """Raise ValueError unless every given value is an integer of at least 1."""
+    """Raise UserError unless every given value is an integer of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise UserError(f"{name} must be a positive integer, not {value!r}")
 
 
 def check_rate(**values):
-    """Raise ValueError unless every given value lies in [0, 1)."""
+    """Raise UserError unless every given value lies in [0, 1)."""
     for name, value in values.items():
         if not 0 <= value < 1:
             raise UserError(f"{name} must lie in [0, 1), not {value!r}")

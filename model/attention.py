@@ -90,18 +90,18 @@ def _check_choice(option, value, choices):
 
 # ---- statistics over positions: (N, C, H, W) -> (N, C, 1, 1) ----
 
-def _position_mean(F, x):
+def _mean_over_positions(F, x):
     return F.mean(x, axis=(2, 3), keepdims=True)
 
 
-def _position_max(F, x):
-    # Of equal maxima the first gets the gradient.
+def _max_over_positions(F, x):
+    # Unlike F.max's, of equal maxima the first gets the gradient.
     return F.Pooling(x, global_pool=True, pool_type="max")
 
 
-def _position_variance(F, x):
+def _variance_over_positions(F, x):
     """Unbiased variance; 0 on a map of a single position."""
-    variance = _position_mean(F, F.square(F.broadcast_sub(x, _position_mean(F, x))))
+    variance = _mean_over_positions(F, F.square(F.broadcast_sub(x, _mean_over_positions(F, x))))
     # How many positions there are, counted, since a symbol knows no size.
     one_channel = F.slice_axis(x, axis=1, begin=0, end=1)
     positions = F.sum(F.ones_like(one_channel), axis=(2, 3), keepdims=True)  # (N, 1, 1, 1)
@@ -110,24 +110,26 @@ def _position_variance(F, x):
 
 # ---- statistics over C channels: (N, C, H, W) -> (N, 1, H, W) ----
 
-def _channel_mean(F, x, channels):
+def _mean_over_channels(F, x, channels):
     return F.mean(x, axis=1, keepdims=True)
 
 
-def _channel_max(F, x, channels):
-    # Of equal maxima the first gets the gradient.
+def _max_over_channels(F, x, channels):
+    # Unlike F.max's, of equal maxima the first gets the gradient.
     return F.pick(x, F.argmax(x, axis=1), axis=1, keepdims=True)
 
 
-def _channel_variance(F, x, channels):
+def _variance_over_channels(F, x, channels):
     """Unbiased variance; 0 for a single channel."""
     mean = F.mean(x, axis=1, keepdims=True)
     variance = F.mean(F.square(F.broadcast_sub(x, mean)), axis=1, keepdims=True)
     return variance * (channels / max(channels - 1, 1))
 
 
-_POSITION_STATISTICS = {"mean": _position_mean, "max": _position_max, "var": _position_variance}
-_CHANNEL_STATISTICS = {"mean": _channel_mean, "max": _channel_max, "var": _channel_variance}
+_OVER_POSITIONS = {"mean": _mean_over_positions, "max": _max_over_positions,
+                   "var": _variance_over_positions}
+_OVER_CHANNELS = {"mean": _mean_over_channels, "max": _max_over_channels,
+                  "var": _variance_over_channels}
 
 
 def _check_statistics(statistics, known):
@@ -143,7 +145,7 @@ def _check_statistics(statistics, known):
 class ChannelAttention(Gated):
     r"""The channel half of CBAM and, with other statistics, of MVAM.
 
-    .. math:: y = x \cdot \sigma\Big(\sum_s W_2\, relu(W_1 s(x) + b_1) + b_2\Big)
+    .. math:: y = x \cdot \sigma\Big(\sum_s \big(W_2\, relu(W_1 s(x) + b_1) + b_2\big)\Big)
 
     over statistics s of each channel; the bottleneck W is shared. S. Woo, J. Park, J.-Y. Lee,
     I. S. Kweon: CBAM, ECCV 2018, arXiv 1807.06521, section 3. With the statistic 'mean'
@@ -167,14 +169,14 @@ class ChannelAttention(Gated):
                  **kwargs):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
-        self._statistics = _check_statistics(statistics, _POSITION_STATISTICS)
+        self._statistics = _check_statistics(statistics, _OVER_POSITIONS)
         with self.name_scope():
             self.fc1 = nn.Dense(inter_channels, use_bias=use_bias, in_units=channels)
             self.fc2 = nn.Dense(channels, use_bias=use_bias, in_units=inter_channels)
 
     def gate(self, F, x):
         """The channel map (N, C, 1, 1), in (0, 1), of x (N, C, H, W)."""
-        statistics = (_POSITION_STATISTICS[name](F, x) for name in self._statistics)
+        statistics = (_OVER_POSITIONS[name](F, x) for name in self._statistics)
         first, *others = (self.fc2(F.relu(self.fc1(s))) for s in statistics)   # (N, C) each
         return F.reshape(F.sigmoid(sum(others, first)), shape=(0, 0, 1, 1))
 
@@ -214,7 +216,7 @@ class SpatialAttention(Gated):
         super().__init__(**kwargs)
         check_positive(channels=channels)
         self._channels = channels
-        self._statistics = _check_statistics(statistics, _CHANNEL_STATISTICS)
+        self._statistics = _check_statistics(statistics, _OVER_CHANNELS)
         with self.name_scope():
             self.conv = nn.Conv2D(1, kernel_size, padding=same_padding(kernel_size),
                                   use_bias=use_bias, in_channels=len(self._statistics))
@@ -222,7 +224,7 @@ class SpatialAttention(Gated):
 
     def gate(self, F, x):
         """The spatial map (N, 1, H, W), in (0, 1), of x (N, C, H, W)."""
-        maps = [_CHANNEL_STATISTICS[statistic](F, x, self._channels)
+        maps = [_OVER_CHANNELS[statistic](F, x, self._channels)
                 for statistic in self._statistics]
         logit = self.conv(F.concat(*maps, dim=1))
         if self.norm is not None:
@@ -325,7 +327,7 @@ class MVAM(CBAM):
 
 class _ParameterFreeChannelGate(Gated):
     def gate(self, F, x):
-        return F.sigmoid(_position_mean(F, x) + _position_max(F, x))
+        return F.sigmoid(_mean_over_positions(F, x) + _max_over_positions(F, x))
 
 
 class _ParameterFreeSpatialGate(Gated):
@@ -334,7 +336,8 @@ class _ParameterFreeSpatialGate(Gated):
         self._channels = channels
 
     def gate(self, F, x):
-        return F.sigmoid(_channel_mean(F, x, self._channels) + _channel_max(F, x, self._channels))
+        return F.sigmoid(_mean_over_channels(F, x, self._channels)
+                         + _max_over_channels(F, x, self._channels))
 
 
 @ATTENTIONS.register("ZAM")
@@ -423,7 +426,7 @@ class ECA(Gated):
         super().__init__(**kwargs)
         check_positive(channels=channels)
         if kernel_size is None:
-            kernel_size = int(abs((math.log2(channels) + b) / gamma)) | 1
+            kernel_size = int(abs((math.log2(channels) + b) / gamma)) | 1    # the odd one
         with self.name_scope():
             self.conv = nn.Conv1D(1, kernel_size, padding=same_padding(kernel_size),
                                   use_bias=False, in_channels=1)
@@ -502,21 +505,22 @@ class GE(Gated):
             self.gather.add(_depthwise(channels, size or 1), norm_layer(in_channels=channels,
                                                                         **norm_kwargs))
             return
-        for i in range(self._extent.bit_length() - 1):
-            if i:
+        for halving in range(self._extent.bit_length() - 1):    # log2 of the extent
+            if halving:
                 self.gather.add(nn.Activation("relu"))
             self.gather.add(_depthwise(channels, 3, stride=2, padding=1),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
     def gate(self, F, x):
         """The gate, in (0, 1), of x (N, C, H, W): (N, C, 1, 1), or x's shape if local."""
-        start = _position_mean(F, x) if self._takes_mean else x
+        start = _mean_over_positions(F, x) if self._takes_mean else x
         logit = self.gather(start)                                     # (N, C, H / e, W / e)
         if self.excite is not None:
             logit = self.excite(logit)
         gate = F.sigmoid(logit)
         if self._extent == "global":
             return gate
+        # To the nearest: the sigmoid may come before, where there is less to compute.
         gate = F.UpSampling(gate, scale=self._extent, sample_type="nearest")
         return F.slice_like(gate, x, axes=(2, 3))
 
@@ -542,9 +546,9 @@ class BAM(nn.HybridBlock):
 
     .. math:: y = x + x \cdot \sigma(M_c(x) + M_s(x))
 
-    M_c(x) = BN(W1 relu(W0 mean(x))) is (N, C, 1, 1); M_s(x) is (N, 1, H, W): a point-wise
-    convolution to C / r channels, two dilated 3x3 convolutions, and a point-wise one to one
-    channel. J. Park, S. Woo, J.-Y. Lee, I. S. Kweon: BAM, BMVC 2018, arXiv 1807.06514,
+    M_c(x) = BN(W2 relu(W1 mean(x) + b1) + b2) is (N, C, 1, 1); M_s(x) is (N, 1, H, W): a
+    point-wise convolution to C / r channels, two dilated 3x3 convolutions, and a point-wise one
+    to one channel. J. Park, S. Woo, J.-Y. Lee, I. S. Kweon: BAM, BMVC 2018, arXiv 1807.06514,
     section 3. As in the authors' code, a normalisation and a ReLU follow each inner
     convolution of M_s; as in the paper, each branch ends in a normalisation and the branches
     are added.
@@ -592,7 +596,7 @@ class BAM(nn.HybridBlock):
 
     def gate(self, F, x):
         """The gate (N, C, H, W), in (0, 1), of x (N, C, H, W)."""
-        return F.sigmoid(F.broadcast_add(self.channel(_position_mean(F, x)), self.spatial(x)))
+        return F.sigmoid(F.broadcast_add(self.channel(_mean_over_positions(F, x)), self.spatial(x)))
 
     def hybrid_forward(self, F, x):
         return x + x * self.gate(F, x)

@@ -138,7 +138,7 @@ PLANTED = (
         "                                                 padding=extent - 1))",
         "tests/model/test_attention.py::test_ge_formula"),
     Bug("model/attention.py",
-        "            if i:\n"
+        "            if halving:\n"
         '                self.gather.add(nn.Activation("relu"))',
         '            self.gather.add(nn.Activation("relu"))',
         "tests/model/test_attention.py::test_ge_formula"),
