@@ -21,13 +21,18 @@ def stopping():
     return (signal.SIGTERM, signal.SIGINT) + (() if ignored else (signal.SIGHUP,))
 
 
-def ends_with_parent():
+def ends_with_parent(parent=None):
     """What a new process calls first (``preexec_fn`` of `subprocess.Popen`), so that it gets
     SIGTERM when this one has ended, however it ends.
 
     Loaded here: a new process must not wait for a lock that another thread held.
+
+    Parameters
+    ----------
+    parent : int, optional
+        Number of the process that it ends with, if not of this one.
     """
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+    prctl, parent = ctypes.CDLL(None).prctl, parent or os.getpid()
 
     def watch():
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils._triton import has_triton
 
 from graph.pytorch import to_pytorch
 from graph.pytorch import weights as arrays_of
@@ -55,12 +56,13 @@ def translated(net, weights, image_shape, device):
     return to_pytorch(net, image_shape).to(device, memory_format=torch.channels_last)
 
 
-def can_compile():
+def can_compile(device):
     """Whether what ``torch.compile`` needs is there; if not, says so."""
     missing = [what for what, there in (
         ("C++ compiler (g++, or what CXX names)", shutil.which(os.environ.get("CXX", "g++"))),
         ("Python.h (python3-dev)",
-         os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))) if not there]
+         os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h"))),
+        ("Triton for this GPU", device.type == "cpu" or has_triton())) if not there]
     if missing:
         print(f"there is no {' and no '.join(missing)}: PyTorch computes uncompiled, which takes "
               "longer", file=sys.stderr)
@@ -129,11 +131,23 @@ class TorchPredictor:
         for each in images:
             with torch.inference_mode(), self._autocast():
                 logits = self.module(self.normalize(pad(each, batch_size)))
-            pending.append(logits[:len(each)].float())
+            pending.append(_leaving(logits[:len(each)].float()))
             if len(pending) > _AHEAD:
-                yield pending.popleft().cpu().numpy()
+                yield _arrived(*pending.popleft())
         while pending:
-            yield pending.popleft().cpu().numpy()
+            yield _arrived(*pending.popleft())
+
+
+def _leaving(tensor):
+    """A copy on the host that is under way, and the event at its end, if it comes from a GPU."""
+    host = tensor.to("cpu", non_blocking=True)
+    return host, torch.cuda.current_stream().record_event() if tensor.is_cuda else None
+
+
+def _arrived(host, event):
+    if event:
+        event.synchronize()
+    return host.numpy()
 
 
 def make_predictor(net, image_shape, device, dtype, mean, std):
@@ -187,8 +201,10 @@ class PyTorchEngine:
         self._autocast = autocast(self._device, settings.dtype)
         self._module = translated(build(1), weights, settings.batch_shape[1:], self._device)
         self._twin = copy.deepcopy(self._module).eval()
-        prepare = compiled if settings.compiled and can_compile() else lambda module: module
-        self._forward = prepare(self.workers.parallel(self._module))
+        can = settings.compiled and can_compile(self._device)
+        prepare = compiled if can else lambda module: module
+        # Around what is compiled: DistributedDataParallel itself is not compiled as a whole.
+        self._forward = self.workers.parallel(prepare(self._module))
         self._predictor = TorchPredictor(prepare(self._twin), self._normalize, self._autocast)
         self._loss = _Loss(settings, self._device, prepare)
         self._optimizers = self._make_optimizers()

@@ -279,9 +279,11 @@ class Warden:
 
     def _missing(self):
         came = " and ".join(f"{len(self._of(role))} of {self._wanted[role]} {role}s"
-                            for role in ("worker", "server"))
+                            for role in ("worker", "server") if self._wanted[role])
+        address = ("DMLC_PS_ROOT_URI and DMLC_PS_ROOT_PORT" if self._wanted["server"]
+                   else "address for torchrun")
         return (f"within {self._patience:g} s only {came} came; is each started, with the same "
-                "DMLC_PS_ROOT_URI and DMLC_PS_ROOT_PORT?")
+                f"{address}?")
 
     # ---- going on --------------------------------------------------------------------------
 

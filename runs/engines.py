@@ -138,7 +138,10 @@ def choose_devices(options):
         return select_devices(options.gpus, options.num_gpus)
     devices = _pytorch_devices(options)
     if torchrun.is_started():
-        own = int(os.environ.get("LOCAL_RANK", 0))
+        if "LOCAL_RANK" not in os.environ:
+            raise UserError("WORLD_SIZE is set, but LOCAL_RANK is not: start the processes with "
+                            "torchrun, which sets both")
+        own = int(os.environ["LOCAL_RANK"])
         if devices != ("cpu",) and own >= len(devices):
             raise UserError(f"torchrun has started more than {len(devices)} processes here, but "
                             f"the GPUs are {', '.join(devices)}: --nproc-per-node is their number")

@@ -17,6 +17,7 @@ from common.files import write_json
 from common.params import parse_params
 from common.progress import format_seconds
 from engines.interface import Group, Loss, Settings
+from machines import torchrun
 from training.history import close_log, open_log, silent_log
 from training.loop import Loop, SaveFailed, TrainStep
 from training.record import RecordOptions, TrainingRecord
@@ -310,7 +311,8 @@ def run_job(job, parser, argv):
         if run:
             job.farewell(setup, loop)
     except interruption.Interrupted as stop:
-        how = "python" if setup.workers.count == 1 else "the same launcher and"
+        alone = setup.workers.count == 1 or torchrun.is_launched()
+        how = "python" if alone else "the same launcher and"
         if run:
             log.info(f"stopped by {stop}; go on with: {how} {parser.prog} --resume {run.logs}")
         return stop.code

@@ -80,6 +80,24 @@ def test_gradients_are_the_workers_mean_and_statistics_their_own(tmp_path):
         """), 0)
 
 
+def test_a_compiled_network_learns_in_several_processes(tmp_path):
+    _end(_start(tmp_path, """
+        from engines.interface import Group, Loss, Settings
+        from engines.pytorch import PyTorchEngine
+        from tests.engines.small import MEAN, STD, drawn, images, normed
+        engine = PyTorchEngine(normed, drawn(normed), Settings(
+            {"weights": Group("nag")}, Loss(10), MEAN, STD, (8, 3, 32, 32)), workers)
+        own = images(8, seed=rank)
+        before = engine.weights()
+        engine.learn((own.images, own.labels), (0, 0), {"weights": 0.1})
+        after = {name: array.ravel()[:50].tolist() for name, array in engine.weights().items()}
+        assert all(each == after for each in workers.gather(after))
+        assert not np.array_equal(before["2.weight"], engine.weights()["2.weight"])
+        first, second = engine.state().statistics
+        assert not np.array_equal(first, second)
+        """), 0)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_that_fails_ends_the_others_with_its_reason(tmp_path, rank):
     _, err = _end(_start(tmp_path, f"""
@@ -91,6 +109,23 @@ def test_one_that_fails_ends_the_others_with_its_reason(tmp_path, rank):
     assert lines[0] == "error: the disk is full"
     assert lines[1].startswith(f"error: worker {rank} on ")
     assert lines[1].endswith("stopped: the disk is full") and len(lines) == 2
+
+
+def test_the_processes_end_with_their_launcher(tmp_path):
+    process = _start(tmp_path, """
+        step = 0
+        with interruption.deferred():
+            print("ready", os.getpid(), flush=True)
+            while not workers.stops_after(step):
+                step += 1
+                time.sleep(0.05)
+        print("saved", flush=True)
+        """)
+    numbers = [int(process.stdout.readline().split()[1]) for _ in range(2)]
+    process.kill()
+    out, err = process.communicate(timeout=60)    # when the last of them has ended
+    assert out == "saved\n" * 2 and "Traceback" not in err
+    assert not any(os.path.exists(f"/proc/{number}") for number in numbers)
 
 
 @pytest.mark.parametrize("rank, line", [(0, "error: worker 0 has gone"),
