@@ -1,9 +1,10 @@
 """An engine's arrays by structural name, as files and checkpoints hold them."""
 import numpy as np
 
-from .interface import OtherNetwork
+from .interface import EngineState, OtherNetwork
 
-__all__ = ["average_statistics", "check_arrays", "statistics_names", "with_statistics"]
+__all__ = ["KeepsState", "average_statistics", "check_arrays", "statistics_names",
+           "with_statistics"]
 
 _RUNNING = ("running_mean", "running_var")
 
@@ -56,3 +57,41 @@ def average_statistics(weights, workers):
     rows[workers.rank] = np.concatenate([weights[name].ravel() for name in names])
     rows = workers.sum(rows.ravel(), "statistics").reshape(rows.shape)
     return with_statistics(weights, rows.mean(axis=0)), rows
+
+
+class KeepsState:
+    """What is the same of an engine's arrays, whatever computes.
+
+    An engine has ``workers``, ``loss_scale`` and ``load_weights``; ``_own_weights()``, float32
+    arrays of this worker by structural name; and ``_optimizer_states()``, which has for each
+    group ``arrays()``, ``counts``, ``num_updates`` and ``load(state, num_updates)``.
+    """
+
+    def weights(self):
+        """What parameter files hold; see `engines.interface`."""
+        return average_statistics(self._own_weights(), self.workers)[0]
+
+    def state(self):
+        """All that a checkpoint keeps; see `engines.interface`."""
+        weights, statistics = average_statistics(self._own_weights(), self.workers)
+        state = EngineState(weights, statistics=statistics,
+                            scaling=self.loss_scale and self.loss_scale.state)
+        for optimizer in self._optimizer_states():
+            state.optimizer.update(optimizer.arrays())
+            state.update_counts.update(optimizer.counts)
+            state.num_updates.append(optimizer.num_updates)
+        return state
+
+    def load_state(self, state):
+        """Take up the state of a checkpoint; see `engines.interface`."""
+        weights = state.weights
+        if state.statistics is not None:
+            weights = with_statistics(weights, state.statistics[self.workers.rank])
+        self.load_weights(weights)
+        optimizers = self._optimizer_states()
+        if len(state.num_updates) != len(optimizers):
+            raise OtherNetwork("was written with other optimizers")
+        for optimizer, num_updates in zip(optimizers, state.num_updates):
+            optimizer.load(state, num_updates)
+        if self.loss_scale:
+            self.loss_scale.state = state.scaling

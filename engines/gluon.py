@@ -9,12 +9,11 @@ from mxnet import autograd, gluon, nd
 
 from graph.fast_cpu import hybridize
 
-from .arrays import average_statistics, check_arrays, with_statistics
+from .arrays import KeepsState, check_arrays
 from .finite import all_finite
 from .gluon_scale import GluonLossScale
 from .gluon_state import TrainerState
 from .input_statistics import keep_input_statistics
-from .interface import EngineState, OtherNetwork
 from .predictor import Predictor
 from .workers import SingleWorker
 
@@ -90,7 +89,7 @@ def make_predictor(net, batch_shape, contexts, dtype, mean, std, compiled=True):
     return Predictor(net, Normalize(mean, std, dtype), contexts)
 
 
-class GluonEngine:
+class GluonEngine(KeepsState):
     """A network, its optimizers, and the twin that predicts.
 
     The network that trains must never predict on a CPU: MXNet then reorders its convolution
@@ -228,17 +227,13 @@ class GluonEngine:
 
     # ---- arrays --------------------------------------------------------------------------
 
-    def weights(self):
-        """What parameter files hold; see `engines.interface`."""
-        return average_statistics(self._own_weights(), self.workers)[0]
-
     def _own_weights(self):
         """float32 arrays of this worker by structural name, averaged over its devices."""
         # BatchNorm's running statistics are written by the backward pass behind the engine's
         # back: waiting for the arrays themselves does not wait for it.
         nd.waitall()
-        masters = {name: master for trainer in self._trainers.values()
-                   for name, master in TrainerState(trainer, self._net).masters()}
+        masters = {name: master for trainer in self._optimizer_states()
+                   for name, master in trainer.masters()}
         return {name: masters.get(name, parameter._reduce()).asnumpy().astype(np.float32)
                 for name, parameter in self._net._collect_params_with_prefix().items()}
 
@@ -263,32 +258,8 @@ class GluonEngine:
         return sum(int(np.prod(parameter.shape)) for parameter
                    in self._net.collect_params().values() if parameter.grad_req != "null")
 
-    # ---- state ---------------------------------------------------------------------------
-
-    def state(self):
-        """All that a checkpoint keeps; see `engines.interface`."""
-        weights, statistics = average_statistics(self._own_weights(), self.workers)
-        state = EngineState(weights, statistics=statistics,
-                            scaling=self.loss_scale and self.loss_scale.state)
-        for trainer in self._trainers.values():
-            optimizer = TrainerState(trainer, self._net)
-            state.optimizer.update(optimizer.moments())
-            state.update_counts.update(optimizer.counts())
-            state.num_updates.append(trainer._optimizer.num_update)
-        return state
-
-    def load_state(self, state):
-        """Take up the state of a checkpoint; see `engines.interface`."""
-        weights = state.weights
-        if state.statistics is not None:
-            weights = with_statistics(weights, state.statistics[self.workers.rank])
-        self.load_weights(weights)
-        if len(state.num_updates) != len(self._trainers):
-            raise OtherNetwork("was written with other optimizers")
-        for trainer, num_update in zip(self._trainers.values(), state.num_updates):
-            TrainerState(trainer, self._net).load(state, num_update)
-        if self.loss_scale:
-            self.loss_scale.state = state.scaling
+    def _optimizer_states(self):
+        return [TrainerState(trainer, self._net) for trainer in self._trainers.values()]
 
 
 class _Loss:

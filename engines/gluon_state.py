@@ -44,15 +44,21 @@ class TrainerState:
         """(name, NDArray) of the float32 masters of float16 parameters."""
         return [(name, master) for name, master, _ in self._parts() if master is not None]
 
-    def moments(self):
+    def arrays(self):
         """``<name>:<k>`` -> array: momentum, or Adam's two means."""
         return {f"{name}:{k}": moment.asnumpy()
                 for name, _, moments in self._parts() for k, moment in enumerate(moments)}
 
+    @property
     def counts(self):
         """Name -> how often it was updated."""
         counts = self._optimizer._index_update_count
         return {name: counts.get(index, 0) for index, name, _ in self._trained}
+
+    @property
+    def num_updates(self):
+        """How often the optimizer has updated."""
+        return self._optimizer.num_update
 
     def load(self, state, num_update):
         """Take up what an `EngineState` keeps of this optimizer.

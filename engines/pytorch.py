@@ -20,8 +20,7 @@ from torch.utils._triton import has_triton
 from graph.pytorch import to_pytorch
 from graph.pytorch import weights as arrays_of
 
-from .arrays import average_statistics, check_arrays, with_statistics
-from .interface import EngineState, OtherNetwork
+from .arrays import KeepsState, check_arrays
 from .loss_scale import LossScale
 from .predictor import pad
 from .torch_optimizers import Optimizer
@@ -179,7 +178,7 @@ def autocast(device, dtype):
     return partial(torch.autocast, device.type, dtype, enabled=dtype != torch.float32)
 
 
-class PyTorchEngine:
+class PyTorchEngine(KeepsState):
     """A module, its optimizers, and the twin that predicts with the workers' mean statistics.
 
     Parameters
@@ -279,9 +278,11 @@ class PyTorchEngine:
 
     # ---- arrays --------------------------------------------------------------------------
 
-    def weights(self):
-        """What parameter files hold; see `engines.interface`."""
-        return average_statistics(arrays_of(self._module), self.workers)[0]
+    def _own_weights(self):
+        return arrays_of(self._module)
+
+    def _optimizer_states(self):
+        return list(self._optimizers.values())
 
     def load_weights(self, weights):
         """Set all parameters; see `engines.interface`."""
@@ -299,32 +300,6 @@ class PyTorchEngine:
     def num_trained(self):
         """How many numbers are trained."""
         return sum(parameter.numel() for parameter in self._module.parameters())
-
-    # ---- state ---------------------------------------------------------------------------
-
-    def state(self):
-        """All that a checkpoint keeps; see `engines.interface`."""
-        weights, statistics = average_statistics(arrays_of(self._module), self.workers)
-        state = EngineState(weights, statistics=statistics,
-                            scaling=self.loss_scale and self.loss_scale.state)
-        for optimizer in self._optimizers.values():
-            state.optimizer.update(optimizer.arrays())
-            state.update_counts.update(optimizer.counts)
-            state.num_updates.append(optimizer.num_updates)
-        return state
-
-    def load_state(self, state):
-        """Take up the state of a checkpoint; see `engines.interface`."""
-        weights = state.weights
-        if state.statistics is not None:
-            weights = with_statistics(weights, state.statistics[self.workers.rank])
-        self.load_weights(weights)
-        if len(state.num_updates) != len(self._optimizers):
-            raise OtherNetwork("was written with other optimizers")
-        for optimizer, num_updates in zip(self._optimizers.values(), state.num_updates):
-            optimizer.load(state, num_updates)
-        if self.loss_scale:
-            self.loss_scale.state = state.scaling
 
 
 class _Loss:

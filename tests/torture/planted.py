@@ -562,7 +562,7 @@ PLANTED = (
         '{"wd": 0.0}',
         "tests/options/test_training_options.py::"
         "test_weights_rates_and_figures_are_those_of_the_formulas[weight decay]"),
-    Bug("engines/gluon.py",
+    Bug("engines/arrays.py",
         "state.statistics[self.workers.rank]",
         "state.statistics[0]",
         "tests/machines/test_runs.py::"
@@ -615,12 +615,12 @@ PLANTED = (
         "        set_weights(self._predictor.net, self.weights())\n",
         "",
         "tests/engines/test_gluon.py::test_a_prediction_has_the_weights_of_its_moment"),
-    Bug("engines/gluon.py",
+    Bug("engines/arrays.py",
         "self.loss_scale.state = state.scaling",
         "pass",
         "tests/engines/test_gluon.py::test_a_state_goes_on_with_the_same_bits[from the "
         "fourth-float16-nag]"),
-    Bug("engines/gluon.py",
+    Bug("engines/arrays.py",
         "weights, statistics = average_statistics(self._own_weights(), self.workers)",
         "weights = self._own_weights()\n"
         "        statistics = average_statistics(weights, self.workers)[1]",
