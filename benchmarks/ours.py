@@ -36,7 +36,7 @@ def _batches(workload, data_dir, prefetch):
     return Batches(dataset.train, workload.batch_size, preparation=Preparation(prefetch=prefetch))
 
 
-def _trained(workload):
+def _compiled(workload):
     net, num_params = build(workload)
     size = workload.image_size
     hybridize(net, (workload.batch_size, 3, size, size), [mx.cpu()])
@@ -67,13 +67,12 @@ def _pipeline(workload, data_dir):
 
 
 def _step(workload, _):
-    net, num_params = _trained(workload)
+    net, num_params = _compiled(workload)
     return num_params, fixed_steps(net, *random_images(workload), workload.steps)
 
 
 def _inference(workload, _):
-    net, num_params = build(workload)
-    net.hybridize(static_alloc=True, static_shape=True)
+    net, num_params = _compiled(workload)
     images, _ = random_images(workload)
 
     def run():
