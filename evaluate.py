@@ -16,7 +16,7 @@ from common.arguments import Parser, Scope, positive_int, replaced
 from common.errors import UserError, run_script
 from common.threads import set_threads
 from data import list_datasets
-from engines.workers import SingleWorker
+from engines.predictor import Predictor
 from runs.description import check_fits
 from runs.engines import check_precision, choose_devices, choose_engine
 from runs.evaluation import (
@@ -119,10 +119,8 @@ def score_onnx(options):
     return score_and_report(options, predictor, description, dataset, batches)
 
 
-class _OnnxPredictor:
-    """An ONNX file as `engines.predictor.Predictor` has a network."""
-
-    workers = SingleWorker()
+class _OnnxPredictor(Predictor):
+    """An ONNX file that predicts."""
 
     def __init__(self, file, runtime, source, dataset):
         from exporting.command import normalised
@@ -134,21 +132,18 @@ class _OnnxPredictor:
             normalised, description={"dataset": {"mean": dataset.mean, "std": dataset.std,
                                                  **source}})
 
-    def predict(self, images, batch_size):
-        """Logits, float32 (n, outputs), of each array of images, uint8 (n, 3, H, W)."""
-        from engines.predictor import pad
+    def _begin(self, images, number):
+        try:
+            logits = self._run(self._normalize(images))
+        except Exception as error:  # the runtimes' errors have no type in common
+            raise UserError(f"{self._path} fails on a batch of {len(images)}: {error}") from None
+        if logits.shape != (len(images), self._outputs):
+            raise UserError(f"{self._path} gives an output of the shape {logits.shape} for "
+                            f"{len(images)} images")
+        return logits
 
-        for each in images:
-            padded = pad(each, batch_size)
-            try:
-                logits = self._run(self._normalize(padded))
-            except Exception as error:  # the runtimes' errors have no type in common
-                raise UserError(f"{self._path} fails on a batch of {len(padded)}: "
-                                f"{error}") from None
-            if logits.shape != (len(padded), self._outputs):
-                raise UserError(f"{self._path} gives an output of the shape {logits.shape} for "
-                                f"{len(padded)} images")
-            yield logits[:len(each)].astype("float32")
+    def _end(self, result):
+        return result.astype("float32")
 
 
 def score_released(options, devices):

@@ -3,8 +3,7 @@ import numpy as np
 
 from .interface import EngineState, OtherNetwork
 
-__all__ = ["KeepsState", "average_statistics", "check_arrays", "statistics_names",
-           "with_statistics"]
+__all__ = ["KeepsState", "check_arrays", "stored_moments"]
 
 _RUNNING = ("running_mean", "running_var")
 
@@ -18,6 +17,38 @@ def check_arrays(shapes, weights):
             raise OtherNetwork("belongs to another network: " + (
                 f"{name} is not in it" if has is None else f"it has no {name}" if wants is None
                 else f"{name} is {has}, not {wants}"))
+
+
+def stored_moments(state, name, shapes):
+    """What an `EngineState` keeps of a parameter's moments.
+
+    Parameters
+    ----------
+    state : engines.interface.EngineState
+    name : str
+    shapes : list of tuple
+        Of the moments that the optimizer has.
+
+    Returns
+    -------
+    list of array or None
+        None if the parameter was never updated.
+
+    Raises
+    ------
+    OtherNetwork
+        If they are another optimizer's, or an earlier version's.
+    """
+    if name not in state.update_counts:
+        raise OtherNetwork("was written by another optimizer or an earlier version (nothing is "
+                           f"said of {name})")
+    if not state.update_counts[name] and f"{name}:0" not in state.optimizer:
+        return None
+    *stored, further = [state.optimizer.get(f"{name}:{k}") for k in range(len(shapes) + 1)]
+    if further is not None or any(array is None or array.shape != tuple(shape)
+                                  for array, shape in zip(stored, shapes)):
+        raise OtherNetwork(f"was written by another optimizer ({name} has no fitting state)")
+    return stored
 
 
 def statistics_names(weights):

@@ -17,7 +17,8 @@ from .input_statistics import keep_input_statistics
 from .predictor import Predictor
 from .workers import SingleWorker
 
-__all__ = ["GluonEngine", "Normalize", "make_predictor", "set_weights", "to_contexts", "to_device"]
+__all__ = ["GluonEngine", "GluonPredictor", "Normalize", "make_predictor", "set_weights",
+           "to_contexts", "to_device"]
 
 _AHEAD = 3          # steps that wait in MXNet's queue at most; each holds its images
 
@@ -65,6 +66,32 @@ class Normalize:
         return nd.broadcast_mul(nd.broadcast_sub(x, shift), scale).astype(self._dtype, copy=False)
 
 
+class GluonPredictor(Predictor):
+    """A Gluon network that predicts.
+
+    Parameters
+    ----------
+    net : mxnet.gluon.Block
+        Maps (N, 3, H, W) to logits (N, outputs).
+    normalize : callable
+        ``normalize(images, ctx)``: uint8 images to the network's input.
+    contexts : list of mxnet.Context
+        Batches go to them in turn.
+    """
+
+    _ahead = 16
+
+    def __init__(self, net, normalize, contexts):
+        self.net, self.normalize, self.contexts = net, normalize, contexts
+
+    def _begin(self, images, number):
+        ctx = self.contexts[number % len(self.contexts)]
+        return self.net(self.normalize(images, ctx)).astype("float32")
+
+    def _end(self, result):
+        return result.asnumpy()
+
+
 def make_predictor(net, batch_shape, contexts, dtype, mean, std, compiled=True):
     """What predicts with a Gluon network.
 
@@ -81,12 +108,12 @@ def make_predictor(net, batch_shape, contexts, dtype, mean, std, compiled=True):
 
     Returns
     -------
-    engines.predictor.Predictor
+    GluonPredictor
     """
     net.cast(dtype)
     if compiled:
         hybridize(net, batch_shape, contexts, dtype)
-    return Predictor(net, Normalize(mean, std, dtype), contexts)
+    return GluonPredictor(net, Normalize(mean, std, dtype), contexts)
 
 
 class GluonEngine(KeepsState):
@@ -111,7 +138,7 @@ class GluonEngine(KeepsState):
         self._contexts = to_contexts(settings.devices)
         self._normalize = Normalize(settings.mean, settings.std, settings.dtype)
         self._net, twin = (self._make(build, weights) for _ in range(2))
-        self._predictor = Predictor(twin, self._normalize, self._contexts)
+        self._predictor = GluonPredictor(twin, self._normalize, self._contexts)
         if settings.compiled:
             for net in (self._net, twin):
                 hybridize(net, settings.batch_shape, self._contexts, settings.dtype)

@@ -4,7 +4,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import nd
 
-from .interface import OtherNetwork
+from .arrays import stored_moments
 
 __all__ = ["TrainerState"]
 
@@ -70,13 +70,8 @@ class TrainerState:
         """
         counts = {}
         for index, name, parameter in self._trained:
-            if name not in state.update_counts:
-                raise OtherNetwork("was written by another optimizer or an earlier version "
-                                   f"(nothing is said of {name})")
+            self._load(index, name, parameter, state)
             counts[index] = state.update_counts[name]
-            # What was never updated gets its state from the first update.
-            if counts[index] or f"{name}:0" in state.optimizer:
-                self._load(index, name, parameter, state)
         # One count per device; the optimizer switches between them by device number.
         contexts = self._trainer._contexts
         self._optimizer._all_index_update_counts = {
@@ -89,14 +84,11 @@ class TrainerState:
         for updater, data in zip(self._trainer._updaters, parameter.list_data()):
             fresh = self._optimizer.create_state_multi_precision(index, data)
             master, moments = self._split(fresh, parameter)
+            stored = stored_moments(state, name, [moment.shape for moment in moments])
+            if stored is None:
+                return    # it gets its state from the first update
             if master is not None:
                 _fill(master, state.weights[name])
-            stored = [state.optimizer.get(f"{name}:{k}") for k in range(len(moments) + 1)]
-            if stored.pop() is not None or any(
-                    array is None or array.shape != moment.shape
-                    for array, moment in zip(stored, moments)):
-                raise OtherNetwork(f"was written by another optimizer ({name} has no fitting "
-                                   "state)")
             for array, moment in zip(stored, moments):
                 _fill(moment, array)
             updater.states[index] = fresh

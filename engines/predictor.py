@@ -1,48 +1,40 @@
-"""A network of MXNet's that predicts."""
+"""What scoring needs of an engine: batches of images in, logits out, running ahead."""
 from collections import deque
-
-import numpy as np
 
 from .workers import SingleWorker
 
-__all__ = ["Predictor", "pad"]
-
-_AHEAD = 16    # batches that a prediction runs ahead
+__all__ = ["Predictor"]
 
 
 class Predictor:
-    """A network that predicts, running ahead of who reads; all of an engine that scoring needs.
+    """Predicts batches, and runs ahead of who reads.
 
-    Parameters
-    ----------
-    net : mxnet.gluon.Block
-        Maps (N, 3, H, W) to logits (N, outputs).
-    normalize : callable
-        ``normalize(images, ctx)``: uint8 images to the network's input.
-    contexts : list of mxnet.Context
-        Batches go to them in turn.
+    A kind of it has ``_begin(images, number)``, which gives what comes of a full batch, and
+    ``_end(result)``, which waits for that: logits, float32 (N, outputs).
     """
 
     workers = SingleWorker()
-
-    def __init__(self, net, normalize, contexts):
-        self.net, self.normalize, self.contexts = net, normalize, contexts
+    _ahead = 0    # batches
 
     def predict(self, images, batch_size):
         """Logits, float32 (n, outputs), of each array of images, uint8 (n, ...)."""
         pending = deque()
         for number, each in enumerate(images):
-            ctx = self.contexts[number % len(self.contexts)]
-            logits = self.net(self.normalize(pad(each, batch_size), ctx))
-            pending.append(logits[:len(each)].astype("float32"))
-            if len(pending) > _AHEAD:
-                yield pending.popleft().asnumpy()
+            pending.append((self._begin(_pad(each, batch_size), number), len(each)))
+            if len(pending) > self._ahead:
+                yield self._next(pending)
         while pending:
-            yield pending.popleft().asnumpy()
+            yield self._next(pending)
+
+    def _next(self, pending):
+        result, count = pending.popleft()
+        return self._end(result)[:count]
 
 
-def pad(images, size):
+def _pad(images, size):
     """Repeat the first image until there are `size`: a static graph wants one batch size."""
+    import numpy as np
+
     missing = size - len(images)
     if missing <= 0:
         return images

@@ -22,7 +22,7 @@ from graph.pytorch import weights as arrays_of
 
 from .arrays import KeepsState, check_arrays
 from .loss_scale import LossScale
-from .predictor import pad
+from .predictor import Predictor
 from .torch_optimizers import Optimizer
 from .workers import SingleWorker
 
@@ -106,8 +106,8 @@ def to_device(array, device):
     return tensor.to(device, non_blocking=True)
 
 
-class TorchPredictor:
-    """A module that predicts, running ahead of who reads; all of an engine that scoring needs.
+class TorchPredictor(Predictor):
+    """A module that predicts.
 
     Parameters
     ----------
@@ -119,34 +119,23 @@ class TorchPredictor:
         Returns a context in which the module is called.
     """
 
-    workers = SingleWorker()
+    _ahead = _AHEAD
 
     def __init__(self, module, normalize, autocast=contextlib.nullcontext):
         self.module, self.normalize, self._autocast = module, normalize, autocast
 
-    def predict(self, images, batch_size):
-        """Logits, float32 (n, outputs), of each array of images, uint8 (n, ...)."""
-        pending = deque()
-        for each in images:
-            with torch.inference_mode(), self._autocast():
-                logits = self.module(self.normalize(pad(each, batch_size)))
-            pending.append(_leaving(logits[:len(each)].float()))
-            if len(pending) > _AHEAD:
-                yield _arrived(*pending.popleft())
-        while pending:
-            yield _arrived(*pending.popleft())
+    def _begin(self, images, number):
+        """A copy on the host that is under way, and the event at its end, if it is a GPU's."""
+        with torch.inference_mode(), self._autocast():
+            logits = self.module(self.normalize(images)).float()
+        host = logits.to("cpu", non_blocking=True)
+        return host, torch.cuda.current_stream().record_event() if logits.is_cuda else None
 
-
-def _leaving(tensor):
-    """A copy on the host that is under way, and the event at its end, if it comes from a GPU."""
-    host = tensor.to("cpu", non_blocking=True)
-    return host, torch.cuda.current_stream().record_event() if tensor.is_cuda else None
-
-
-def _arrived(host, event):
-    if event:
-        event.synchronize()
-    return host.numpy()
+    def _end(self, result):
+        host, event = result
+        if event:
+            event.synchronize()
+        return host.numpy()
 
 
 def make_predictor(net, image_shape, device, dtype, mean, std):

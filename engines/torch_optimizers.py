@@ -8,7 +8,7 @@ import math
 import numpy as np
 import torch
 
-from .interface import OtherNetwork
+from .arrays import stored_moments
 
 __all__ = ["Optimizer"]
 
@@ -106,20 +106,9 @@ class Optimizer:
         OtherNetwork
             If it is another optimizer's, or an earlier version's.
         """
-        for name in self.parameters:
-            if name not in state.update_counts:
-                raise OtherNetwork("was written by another optimizer or an earlier version "
-                                   f"(nothing is said of {name})")
-        for index, name in enumerate(self.parameters):
-            stored = [state.optimizer.get(f"{name}:{k}") for k in range(len(self.moments) + 1)]
-            if not state.update_counts[name] and stored[0] is None:
-                continue    # never updated: its moments are zero
-            shape = self._tensors[index].shape
-            if stored.pop() is not None or any(array is None or array.shape != shape
-                                               for array in stored):
-                raise OtherNetwork(f"was written by another optimizer ({name} has no fitting "
-                                   "state)")
-            for moments, array in zip(self.moments, stored):
+        for index, (name, parameter) in enumerate(self.parameters.items()):
+            stored = stored_moments(state, name, [parameter.shape] * len(self.moments))
+            for moments, array in zip(self.moments, stored or ()):    # else they are zero
                 moments[index].copy_(torch.from_numpy(np.array(array)))
         self.counts = {name: state.update_counts[name] for name in self.parameters}
         self.num_updates = num_updates

@@ -657,8 +657,8 @@ PLANTED = (
         "tests/engines/test_loss_scale.py::"
         "test_the_scale_grows_after_quiet_steps_and_not_for_ever"),
     Bug("engines/predictor.py",
-        "logits[:len(each)]",
-        "logits[-len(each):]",
+        "[:count]",
+        "[-count:]",
         "tests/engines/test_gluon.py::test_every_image_is_scored_once"),
     Bug("engines/pytorch.py",
         "self.settings.dropout_seed(at, self.workers.rank)",
