@@ -19,6 +19,9 @@ from common.errors import UserError, run_script
 from machines import torchrun
 from machines.client import leave
 
+def say(*words):    # a line in one piece: others write to the same pipe
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 def main():
     torchrun.join(60)
     from engines.torch_workers import connect
@@ -32,8 +35,17 @@ run_script(main, leave=leave)
 """
 
 
-def _start(folder, body, count=2):
-    """torchrun's agent with a script whose `main` does `body` in each process."""
+@pytest.fixture
+def start(tmp_path):
+    """torchrun's agent with a script whose `main` does `body` in each process: start(body)."""
+    started = []
+    yield lambda body, count=2: started.append(_start(tmp_path, body, count)) or started[-1]
+    for process in started:
+        process.kill()    # its processes end with it
+        process.wait()
+
+
+def _start(folder, body, count):
     script = folder / "worker.py"
     script.write_text(_HEAD + textwrap.indent(textwrap.dedent(body), "    ") + _TAIL)
     launcher = ("import sys; from machines.torchrun import launch; "
@@ -51,8 +63,8 @@ def _end(process, code):
     return out, err
 
 
-def test_values_sums_and_bytes(tmp_path):
-    out, err = _end(_start(tmp_path, """
+def test_values_sums_and_bytes(start):
+    out, err = _end(start("""
         assert workers.gather({"rank": rank, "pi": 3.14159}) == [
             {"rank": r, "pi": 3.14159} for r in range(3)]
         assert workers.sum(np.array([rank, 0.5], np.float32)).tolist() == [3.0, 1.5]
@@ -60,13 +72,13 @@ def test_values_sums_and_bytes(tmp_path):
         assert workers.share(content if workers.first else b"") == content
         assert workers.share(b"") == b""
         assert workers.count == 3 and workers.first == (rank == 0)
-        print("passed", rank)
+        say("passed", rank)
         """, count=3), 0)
     assert sorted(out.splitlines()) == ["passed 0", "passed 1", "passed 2"] and not err
 
 
-def test_gradients_are_the_workers_mean_and_statistics_their_own(tmp_path):
-    _end(_start(tmp_path, """
+def test_gradients_are_the_workers_mean_and_statistics_their_own(start):
+    _end(start("""
         import torch
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.BatchNorm1d(2))
@@ -80,8 +92,8 @@ def test_gradients_are_the_workers_mean_and_statistics_their_own(tmp_path):
         """), 0)
 
 
-def test_a_compiled_network_learns_in_several_processes(tmp_path):
-    _end(_start(tmp_path, """
+def test_a_compiled_network_learns_in_several_processes(start):
+    _end(start("""
         from engines.interface import Group, Loss, Settings
         from engines.pytorch import PyTorchEngine
         from tests.engines.small import MEAN, STD, drawn, images, normed
@@ -99,8 +111,8 @@ def test_a_compiled_network_learns_in_several_processes(tmp_path):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_that_fails_ends_the_others_with_its_reason(tmp_path, rank):
-    _, err = _end(_start(tmp_path, f"""
+def test_one_that_fails_ends_the_others_with_its_reason(start, rank):
+    _, err = _end(start(f"""
         if rank == {rank}:
             raise UserError("the disk is full")
         workers.gather(None)
@@ -111,15 +123,15 @@ def test_one_that_fails_ends_the_others_with_its_reason(tmp_path, rank):
     assert lines[1].endswith("stopped: the disk is full") and len(lines) == 2
 
 
-def test_the_processes_end_with_their_launcher(tmp_path):
-    process = _start(tmp_path, """
+def test_the_processes_end_with_their_launcher(start):
+    process = start("""
         step = 0
         with interruption.deferred():
-            print("ready", flush=True)
+            say("ready")
             while not workers.stops_after(step):
                 step += 1
                 time.sleep(0.05)
-        print("saved", flush=True)
+        say("saved")
         """)
     assert process.stdout.readline() == process.stdout.readline() == "ready\n"
     process.kill()
@@ -129,8 +141,8 @@ def test_the_processes_end_with_their_launcher(tmp_path):
 
 @pytest.mark.parametrize("rank, line", [(0, "error: worker 0 has gone"),
                                         (1, "error: worker 1 on ")])
-def test_one_that_is_killed_ends_the_others_within_a_sum(tmp_path, rank, line):
-    _, err = _end(_start(tmp_path, f"""
+def test_one_that_is_killed_ends_the_others_within_a_sum(start, rank, line):
+    _, err = _end(start(f"""
         workers.gather(None)
         if rank == {rank}:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -140,17 +152,17 @@ def test_one_that_is_killed_ends_the_others_within_a_sum(tmp_path, rank, line):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_all_after_the_same_step(tmp_path, number):
-    process = _start(tmp_path, """
+def test_a_signal_stops_all_after_the_same_step(start, number):
+    process = start("""
         step = 0
         with interruption.deferred():
             while not workers.stops_after(step):
                 step += 1
                 workers.sum(np.zeros(4, np.float32))
                 if step == 5:
-                    print("ready", flush=True)
+                    say("ready")
         assert len(set(workers.gather(step))) == 1
-        print("saved", flush=True)
+        say("saved")
         try:
             workers.stop()
         except interruption.Interrupted as stop:
