@@ -291,6 +291,8 @@ def add_device_options(parser):
              "code for")
     add("--dtype", choices=("float32", "float16", "bfloat16"), default="float32",
         help="precision of network and data; float16 needs a GPU, bfloat16 PyTorch")
+    add("--no-compile", dest="mode", action="store_const", const="imperative", default="hybrid",
+        help="the same as --mode imperative (default: compiled)")
     add("--mode", choices=("hybrid", "imperative"), default="hybrid",
         help="hybrid compiles the network into a static graph; imperative eases debugging")
     return group

@@ -35,6 +35,16 @@ def test_typed_devices_replace_those_of_a_file(how, stored, typed, expected, tmp
     assert (options.gpus, options.num_gpus) == expected
 
 
+@pytest.mark.parametrize("stored, typed, mode", [
+    ("hybrid", [], "hybrid"), ("imperative", [], "imperative"),
+    ("hybrid", ["--no-compile"], "imperative"), ("imperative", ["--mode", "hybrid"], "hybrid")])
+def test_no_compile_is_another_word_for_the_imperative_mode(stored, typed, mode, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"mode": stored}))
+    argv = ["--config", str(tmp_path / "config.json"), *typed]
+    assert resolve_options(_parser(), argv).mode == mode
+    assert resolve_options(_parser(), typed).mode == (mode if typed else "hybrid")
+
+
 def test_both_ways_to_name_devices_stay_two(tmp_path):
     options = resolve_options(_parser(), ["--gpus", "0", "--num-gpus", "1"])
     assert (options.gpus, options.num_gpus) == ("0", 1)    # for select_contexts to refuse
