@@ -8,15 +8,17 @@ worker with the sum of their batches sees.
 import threading
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.errors import DataError
 from data.streams import bit_stream, permutation
 
-__all__ = ["Batches", "EpochBatches", "PADDINGS", "Preparation", "random_crop_mirror"]
+__all__ = ["Batches", "Crops", "EpochBatches", "PADDINGS", "Preparation", "random_crop_mirror"]
 
 PADDINGS = ("black", "mean", "reflect")
+_PAD = 4    # pixels at each side of an image in training
 
 
 class EpochBatches:
@@ -91,7 +93,8 @@ class EpochBatches:
         Yields
         ------
         images : numpy.ndarray
-            uint8, (B, 3, H, W), C-contiguous; a fresh array each time.
+            uint8, (B, 3, H, W), C-contiguous; a fresh array each time. `Crops`, if `keep` was
+            called.
         labels : numpy.ndarray
             int32, (B,).
         indices : numpy.ndarray
@@ -150,6 +153,28 @@ class Preparation:
             raise ValueError("padding 'mean' needs the mean colour")
 
 
+class Crops(NamedTuple):
+    """What the images of a batch are cut from, in place of their pixels.
+
+    Attributes
+    ----------
+    indices : numpy.ndarray
+        int64, (B,): which of all images, with their border.
+    tops, lefts : numpy.ndarray
+        int64, (B,): where in it the crop begins, in pixels.
+    mirrored : numpy.ndarray
+        bool, (B,): whether the crop is then mirrored, left to right.
+    shape : (B, 3, H, W)
+        Of the crops together.
+    """
+
+    indices: Any
+    tops: Any
+    lefts: Any
+    mirrored: Any
+    shape: tuple
+
+
 class Batches(EpochBatches):
     """Batches for training (shuffled, augmented) or for evaluation (in order, as they are).
 
@@ -165,21 +190,40 @@ class Batches(EpochBatches):
         super().__init__(source, batch_size, seed, train, shard)
         self.preparation = preparation or Preparation()
         self.ahead = self.preparation.prefetch
+        self._kept = False
+
+    def keep(self):
+        """All images with their border, for who keeps them; batches then bring `Crops` of them.
+
+        Only for training on augmented images.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8, (N, 3, H + 8, W + 8).
+        """
+        self._kept = True
+        return _padded(self.source.images, _PAD, self.preparation.padding, self.preparation.mean)
 
     def _batches(self, epoch, start):
-        how = self.preparation
         for step, indices in self._steps(epoch, start):
-            images = self.source.images[indices]
-            if self.train and how.augment:
-                stream = bit_stream(self.seed, "augment", epoch, step)
-                stream.advance(self.shard[0] * self.batch_size)    # past the other workers' words
-                images = random_crop_mirror(images, stream, padding=how.padding, mean=how.mean)
-            yield images, self.source.labels[indices], indices
+            yield self._images(epoch, step, indices), self.source.labels[indices], indices
+
+    def _images(self, epoch, step, indices):
+        how, images = self.preparation, self.source.images
+        if not (self.train and how.augment):
+            return images[indices]
+        stream = bit_stream(self.seed, "augment", epoch, step)
+        stream.advance(self.shard[0] * self.batch_size)    # past the other workers' words
+        if self._kept:
+            return Crops(indices, *_drawn(stream, len(indices), _PAD),
+                         (len(indices), *images.shape[1:]))
+        return random_crop_mirror(images[indices], stream, padding=how.padding, mean=how.mean)
 
 
 # ---- the reference's augmentation, on a whole batch at once ------------------------------------
 
-def random_crop_mirror(images, rng, pad=4, padding="black", mean=None):
+def random_crop_mirror(images, rng, pad=_PAD, padding="black", mean=None):
     """Pad every side, crop back to the size at a random place, mirror every second image.
 
     Parameters
@@ -205,17 +249,21 @@ def random_crop_mirror(images, rng, pad=4, padding="black", mean=None):
     """
     batch = len(images)
     padded = _padded(images, pad, padding, mean)
-    words = getattr(rng, "bit_generator", rng).random_raw(batch)
-    span = 2 * pad + 1
-    top = _scaled(words >> np.uint64(40), span)
-    left = _scaled((words >> np.uint64(16)) & np.uint64(0xFFFFFF), span)
-    mirrored = (words & np.uint64(1)).astype(bool)
-
+    top, left, mirrored = _drawn(rng, batch, pad)
     windows = np.lib.stride_tricks.sliding_window_view(
         padded, images.shape[2:], axis=(2, 3))         # (B, C, span, span, H, W)
     crops = windows[np.arange(batch), :, top, left]    # (B, C, H, W)
     crops[mirrored] = crops[mirrored, :, :, ::-1]
     return crops
+
+
+def _drawn(rng, batch, pad):
+    """Top and left, int64 (B,), of each image's crop, and whether it is mirrored, bool (B,)."""
+    words = getattr(rng, "bit_generator", rng).random_raw(batch)
+    span = 2 * pad + 1
+    return (_scaled(words >> np.uint64(40), span),
+            _scaled((words >> np.uint64(16)) & np.uint64(0xFFFFFF), span),
+            (words & np.uint64(1)).astype(bool))
 
 
 def _padded(images, pad, padding, mean):

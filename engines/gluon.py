@@ -133,6 +133,8 @@ class GluonEngine(KeepsState):
     workers : engines.workers.SingleWorker, optional
     """
 
+    room = 0    # MXNet gets images batch by batch
+
     def __init__(self, build, weights, settings, workers=None):
         self.settings, self.workers = settings, workers or SingleWorker()
         self._contexts = to_contexts(settings.devices)

@@ -26,6 +26,11 @@ An engine has a network and its optimizers on one or several devices:
         All that a checkpoint keeps: `EngineState`.
     loss_scale
         See `engines.loss_scale.LossScale`, or None.
+    room
+        Bytes of training images that it may `keep`; 0 where that would not help.
+    keep(images)
+        Keep images, uint8 (N, 3, H, W), on the device: a batch may then have
+        `data.batches.Crops` of them in place of its own.
     workers
         `engines.workers.SingleWorker` or one of several.
 

@@ -92,8 +92,8 @@ class Normalize:
         self._scale = 1 / (255 * constant(std))
 
     def __call__(self, images):
-        """(N, 3, H, W) uint8 on the host -> (N, 3, H, W) float32 on the device."""
-        x = to_device(images, self._device)
+        """(N, 3, H, W) uint8, an array or on the device -> (N, 3, H, W) float32 there."""
+        x = images if torch.is_tensor(images) else to_device(images, self._device)
         x = x.to(torch.float32, memory_format=torch.channels_last)
         return x.sub_(self._shift).mul_(self._scale)
 
@@ -207,9 +207,21 @@ class PyTorchEngine(KeepsState):
 
     # ---- training ------------------------------------------------------------------------
 
+    @property
+    def room(self):
+        """Bytes of training images that it may keep; see `engines.interface`."""
+        # A border of 4 makes images of 32 half as large again: they then take a fifth.
+        return torch.cuda.mem_get_info()[0] // 8 if self._device.type == "cuda" else 0
+
+    def keep(self, images):
+        """Keep images on the device; see `engines.interface`."""
+        self._kept = to_device(images, self._device)
+
     def learn(self, batch, at, rates, update=None, add=None, mixes=None, counted=True):
         """One update; see `engines.interface`."""
         images, labels = batch
+        if not isinstance(images, np.ndarray):
+            images = _cut(self._kept, images)
         if self.settings.dropout:
             # So that a resumed run draws the same masks.
             torch.manual_seed(self.settings.dropout_seed(at, self.workers.rank))
@@ -349,6 +361,16 @@ def _mixed(x, mix):
     mixed = x.clone()
     mixed[:, :, top:bottom, left:right] = x.flip(0)[:, :, top:bottom, left:right]
     return mixed
+
+
+def _cut(images, crops):
+    """What `data.batches.Crops` say of images (N, 3, H', W'): uint8 (B, 3, H, W), there."""
+    numbers = to_device(np.stack(crops[:4]), images.device)    # in one copy
+    indices, tops, lefts, mirrored = numbers[..., None, None, None]    # each (B, 1, 1, 1)
+    channels, rows, columns = (torch.arange(size, device=images.device)
+                               for size in crops.shape[1:])
+    columns = torch.where(mirrored > 0, columns.flip(0), columns)
+    return images[indices, channels[:, None, None], tops + rows[:, None], lefts + columns]
 
 
 def _hits(logits, target):

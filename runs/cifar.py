@@ -22,6 +22,14 @@ class CifarTraining(Job):
         """See `open_cifar`."""
         return open_cifar(options, batch_size, shard)
 
+    def make_parts(self, setup, engine, log):
+        """As of any run; an engine that has room gets all training images at once."""
+        train = setup.data.train
+        if train.source.images.nbytes <= engine.room:
+            engine.keep(train.keep())
+            log.info(f"the training images are kept on {', '.join(setup.devices)}")
+        return super().make_parts(setup, engine, log)
+
     def evaluation_options(self, options):
         """The folder or the archive, if one was named."""
         return {name: getattr(options, name) for name in ("data_dir", "data_url")
