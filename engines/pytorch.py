@@ -10,7 +10,7 @@ import shutil
 import sys
 import sysconfig
 from collections import deque
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -99,11 +99,21 @@ class Normalize:
 
 
 def to_device(array, device):
-    """A NumPy array on a device, without waiting for it."""
+    """A NumPy array on a device, without waiting for it: a GPU copies while it computes."""
     tensor = torch.from_numpy(np.require(array, requirements="CW"))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    if device.type == "cpu":
+        return tensor
+    copies, computes = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copies):
+        tensor = tensor.pin_memory().to(device, non_blocking=True)
+    computes.wait_stream(copies)
+    tensor.record_stream(computes)    # its memory is not another copy's before it was read
+    return tensor
+
+
+@cache
+def _copy_stream(device):
+    return torch.cuda.Stream(device)
 
 
 class TorchPredictor(Predictor):

@@ -12,6 +12,7 @@ import numpy as np  # noqa: E402
 from mxnet import gluon  # noqa: E402
 
 from data.batches import Batches  # noqa: E402
+from engines import pytorch  # noqa: E402
 from engines.gluon import GluonEngine  # noqa: E402
 from engines.interface import Group, Loss, Mix, OtherNetwork  # noqa: E402
 from engines.pytorch import PyTorchEngine  # noqa: E402
@@ -174,6 +175,39 @@ def test_a_prediction_has_the_weights_of_its_moment():
     found, = trained.predict([data.images], 32)
     np.testing.assert_allclose(found, next(fresh.predict([data.images], 32)), rtol=1e-5)
     assert np.abs(found - expected).max() > 1e-3
+
+
+def test_a_gpu_copies_beside_what_it_computes(monkeypatch):
+    """The order of what is asked of CUDA, which is not here."""
+    asked = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            asked.append(f"{self.name} waits for {other.name}")
+
+        def __enter__(self):
+            asked.append(f"on {self.name}")
+
+        def __exit__(self, *error):
+            asked.append("done")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copies"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("computes"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
+    for name in ("pin_memory", "to", "record_stream"):
+        def note(self, *words, name=name, **options):
+            asked.append(" ".join([name, *(getattr(word, "name", "") for word in words)]).strip())
+            return self
+        monkeypatch.setattr(torch.Tensor, name, note)
+    pytorch._copy_stream.cache_clear()
+    found = pytorch.to_device(np.arange(3), torch.device("cuda", 0))
+    pytorch._copy_stream.cache_clear()
+    assert found.tolist() == [0, 1, 2]
+    assert asked == ["on copies", "pin_memory", "to", "done", "computes waits for copies",
+                     "record_stream computes"]
 
 
 def test_figures():
