@@ -22,7 +22,7 @@ from common.arguments import (
 from common.errors import run_script
 from common.threads import set_threads
 from data import list_datasets
-from runs.config import recorded_threads
+from runs.config import recorded_threads, resolve_options
 from runs.options import (
     add_cifar_data_options,
     add_cifar_network_options,
@@ -74,15 +74,15 @@ def add_search_options(parser):
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
-    options = parser.parse_args(argv)
-    set_threads(recorded=lambda: recorded_threads(make_parser(), argv))
+    options = resolve_options(parser, argv)
+    set_threads(recorded=lambda: recorded_threads(options))
 
     # What follows needs MXNet; a wrong option or --help has been answered by now.
     from runs.search import StructureSearch, write_random_structure
     from runs.train import run_job
 
     run = write_random_structure if options.random else run_job
-    return run(StructureSearch(), parser, argv)
+    return run(StructureSearch(), options, parser.prog)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@
 is the recipe of "Attention as Activation" (arXiv 2007.07729) for ATAC-ResNet-50.
 """
 import argparse
-import sys
 
 from common.arguments import Parser, Scope, natural, positive_float
 from common.errors import run_script
-from common.threads import set_threads
 from machines.client import leave
-from runs.config import recorded_threads
 from runs.engines import start
 from runs.options import (
     add_device_options,
@@ -95,20 +92,15 @@ def _add_authors_names(parser):
         "run anything; --resume goes on with a run, --resume-params starts from weights")
 
 
-def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    parser = make_parser()
-    parser.parse_args(argv)
-    set_threads(takes_part=True, recorded=lambda: recorded_threads(make_parser(), argv))
-    code = start(make_parser, argv)
-    if code is not None:
-        return code
-
-    # What follows needs MXNet; a wrong option or --help has been answered by now.
+def train(options, script):
     from runs.imagenet import ImageNetTraining
     from runs.train import run_job
 
-    return run_job(ImageNetTraining(), parser, argv)
+    return run_job(ImageNetTraining(), options, script)
+
+
+def main(argv=None):
+    return start(make_parser, train, argv)
 
 
 if __name__ == "__main__":

@@ -63,12 +63,8 @@ def _stored_config(options):
                     f"{' or '.join(map(str, candidates))})")
 
 
-def recorded_threads(parser, argv):
-    """The number of threads that the run to be resumed was begun with; None if there is none.
-
-    Takes a parser of its own: its defaults change.
-    """
-    options = resolve_options(parser, argv)
+def recorded_threads(options):
+    """The number of threads that the run to be resumed was begun with; None if there is none."""
     path = _stored_config(options)
     if path is None and options.resume and not options.name:
         path = next(_begun_alike(options), None)
@@ -101,10 +97,11 @@ def note_threads(run, log):
                     f"OMP_NUM_THREADS={had}")
 
 
-def agreed_options(parser, argv):
+def agreed_options(options, parser, argv):
     """The options that all workers of a run share: those of worker 0.
 
-    What may differ from machine to machine is a worker's own, if it was given.
+    What may differ from machine to machine is a worker's own, if it was given. Without other
+    workers, `options`.
 
     Raises
     ------
@@ -113,8 +110,8 @@ def agreed_options(parser, argv):
     """
     client = get_client()
     if client is None:
-        return resolve_options(parser, argv)
-    own = vars(parser.parse_args(argv))
+        return options
+    own = vars(options)
     given = client.gather(own)
     if client.rank == 0:
         _check_same(given)

@@ -5,12 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import UserError
-from common.threads import own_environment
+from common.threads import own_environment, set_threads
 from engines.devices import count_mxnet_gpus, select_devices
 from machines import torchrun
 from machines.client import join
 
-from .config import resolve_options
+from .config import agreed_options, recorded_threads, resolve_options
 
 __all__ = ["TITLES", "check_precision", "choose_devices", "choose_engine", "start"]
 
@@ -21,26 +21,32 @@ _NVIDIA = Path("/proc/driver/nvidia")
 _NEWEST_OF_MXNET = (8, 9)    # compute capability of the last GPU that MXNet's wheels have code for
 
 
-def start(make_parser, argv):
-    """Join the others of a run; or start a process for each GPU, where one has a single device.
+def start(make_parser, train, argv=None):
+    """Train as a command line says; or start a process for each GPU, where one has one device.
 
-    To be called after `common.threads.set_threads` and before MXNet is imported.
+    A wrong option and ``--help`` are answered at once, before MXNet is imported.
 
     Parameters
     ----------
     make_parser : callable
         Returns a parser of the script's, whose name is its file's.
-    argv : sequence of str
+    train : callable
+        ``train(options, script)`` -> exit code; imports MXNet.
+    argv : sequence of str, optional
+        Of this process if not given.
 
     Returns
     -------
-    int or None
-        Exit code, if other processes have done it all.
+    int
+        Exit code.
     """
+    argv = sys.argv[1:] if argv is None else argv
     parser = make_parser()
-    several = torchrun.is_started() or os.environ.get("DMLC_ROLE")
+    options = parser.parse_args(argv)
     # Of several processes only worker 0 may have the files of the run that is resumed.
-    options = parser.parse_args(argv) if several else resolve_options(parser, argv)
+    if not (torchrun.is_started() or os.environ.get("DMLC_ROLE")):
+        options = resolve_options(parser, argv)
+    set_threads(takes_part=True, recorded=lambda: recorded_threads(options))
     if choose_engine(options, tell=lambda line: None) == "mxnet":
         join(options.join_timeout)
     elif torchrun.is_started():
@@ -50,7 +56,7 @@ def start(make_parser, argv):
         if count > 1:
             _share_threads(count)
             return torchrun.launch(_ROOT / parser.prog, argv, count)
-    return None
+    return train(agreed_options(options, parser, argv), parser.prog)
 
 
 def _share_threads(count):

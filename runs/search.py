@@ -24,7 +24,7 @@ from training.search import SearchRecord, SearchStep, Space, operation_weights
 from training.search_history import structure_table
 
 from .cifar import open_cifar, training_batches
-from .config import open_run, resolve_options, write_config
+from .config import open_run, write_config
 from .describe import describe, script_options
 from .train import Data, Job, write_result
 
@@ -154,7 +154,7 @@ def _alphas(weights):
     return tuple(name for name in weights if name.endswith(_ALPHA))
 
 
-def write_random_structure(job, parser, argv):
+def write_random_structure(job, options, script):
     """Search nothing: write a random structure, the baseline of every search.
 
     Every operation is equally likely for every block.
@@ -164,7 +164,6 @@ def write_random_structure(job, parser, argv):
     int
         Exit code.
     """
-    options = resolve_options(parser, argv)
     description = job.describe(options)
     run = open_run(options, options.name or job.default_name(options, description))
     blocks = job.build(description, None).num_blocks

@@ -25,7 +25,7 @@ from training.schedule import Plateau, Schedule, proportional_milestones
 from training.scores import evaluate
 from training.targets import Mixing
 
-from .config import agreed_options, note_threads, open_run, write_config
+from .config import note_threads, open_run, write_config
 from .engines import TITLES, check_precision, choose_devices, choose_engine
 from .networks import initial_weights
 
@@ -278,8 +278,8 @@ def write_result(path, content):
 
 # ---- the run -------------------------------------------------------------------------------
 
-def run_job(job, parser, argv):
-    """Train as the command line `argv` says.
+def run_job(job, options, script):
+    """Train as the options of a script say.
 
     Returns
     -------
@@ -291,7 +291,7 @@ def run_job(job, parser, argv):
     UserError
         If the user can put something right.
     """
-    setup = prepare(job, agreed_options(parser, argv))
+    setup = prepare(job, options)
     engine = make_engine(job, setup)
     options, run = setup.options, setup.run
     log = _begin(run, options)
@@ -314,7 +314,7 @@ def run_job(job, parser, argv):
         alone = setup.workers.count == 1 or torchrun.is_launched()
         how = "python" if alone else "the same launcher and"
         if run:
-            log.info(f"stopped by {stop}; go on with: {how} {parser.prog} --resume {run.logs}")
+            log.info(f"stopped by {stop}; go on with: {how} {script} --resume {run.logs}")
         return stop.code
     finally:
         close_log(log)

@@ -71,7 +71,7 @@ def test_the_threads_of_the_run_that_is_resumed(argv, expected, tmp_path, monkey
                        ("second", stored % (2, "float16"))):
         (tmp_path / "logs" / name).mkdir(parents=True)
         (tmp_path / "logs" / name / "config.json").write_text(text)
-    assert recorded_threads(_parser(), argv) == expected
+    assert recorded_threads(resolve_options(_parser(), argv)) == expected
 
 
 @pytest.mark.parametrize("threads", ["0", "1025", "true", "1.5", '"2"', "[2]"])
@@ -80,4 +80,4 @@ def test_a_number_of_threads_that_none_can_have_is_refused(threads, tmp_path, mo
     (tmp_path / "logs/run").mkdir(parents=True)
     (tmp_path / "logs/run/config.json").write_text(f'{{"threads": {threads}}}')
     with pytest.raises(UserError, match="config.json: threads must be a whole number from 1 to"):
-        recorded_threads(_parser(), ["--resume", "logs/run"])
+        recorded_threads(resolve_options(_parser(), ["--resume", "logs/run"]))
