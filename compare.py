@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.arguments import Parser, names, natural, positive_int, replaced
+from common.arguments import Parser, list_of, names, natural, positive_int, replaced
 from common.errors import UserError, run_script
 from common.threads import set_threads
 from reporting.report import count, grid_axes, make_folder, make_report, warn, writing
@@ -22,11 +22,6 @@ def group(text):
         raise argparse.ArgumentTypeError("must be NAME=PATTERN, such as random=random-*, not "
                                          f"'{text}'")
     return name.strip(), pattern
-
-
-def list_of(convert):
-    """A type of option: values separated by commas."""
-    return lambda text: [convert(part) for part in names(text)]
 
 
 def make_parser():

@@ -7,20 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from common.arguments import Parser, Scope, natural, positive_int
+from common.arguments import Parser, Scope, list_of, natural, positive_int
 from common.errors import UserError, run_script
 from common.threads import set_threads
 from data import list_datasets
 from engines.devices import select_devices
-from runs.options import (
-    add_cifar_network_options,
-    datasets_help,
-)
-
-
-def indices(text):
-    """Numbers of images, separated by commas: '0,5,9'."""
-    return [natural(part.strip()) for part in text.split(",")]
+from runs.options import add_cifar_network_options, datasets_help
 
 
 def make_parser():
@@ -34,7 +26,8 @@ def make_parser():
         default="params", metavar="DIR", help="where runs keep their params")
     add = parser.add_argument_group("images").add_argument
     add("--count", type=positive_int, metavar="N", help="the first N test images (default: 9)")
-    add("--indices", type=indices, metavar="I,J", help="these test images, numbered from 0")
+    add("--indices", type=list_of(natural), metavar="I,J",
+        help="these test images, numbered from 0")
     add("--images", nargs="+", metavar="PATH",
         help="image files, or folders of them; a file in a folder with a class's name belongs "
              "to that class")

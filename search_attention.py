@@ -12,9 +12,9 @@ from common.arguments import (
     Parser,
     epochs,
     fraction,
+    list_of,
     natural,
     non_negative,
-    numbers,
     positive_float,
     positive_int,
     seed,
@@ -54,7 +54,7 @@ def add_search_options(parser):
     add("--penalty-weight", type=non_negative, default=0.1, metavar="W",
         help="w of the penalty w * mean over blocks of sum_i r_i p_i^m; 0: none")
     add("--penalty-power", type=positive_float, default=1.1, metavar="M", help="its m")
-    add("--penalty-ratio", type=numbers, default=(4, 1, 1, 2, 2), metavar="R,R,R,R,R",
+    add("--penalty-ratio", type=list_of(non_negative), default=(4, 1, 1, 2, 2), metavar="R,R,R,R,R",
         help="its r, of identity, CA(+)SA, SA(+)CA, CA, SA (default: 4,1,1,2,2)")
     add("--alpha-lr", type=positive_float, default=0.1, metavar="LR",
         help="learning rate of the structure (Adam, betas 0.5 and 0.999)")

@@ -13,7 +13,7 @@ from .errors import UserError
 from .files import read_json
 
 __all__ = ["RECORDED_THREADS", "Parser", "Scope", "as_arguments", "epochs", "fraction",
-           "milestones", "names", "natural", "network_size", "non_negative", "numbers",
+           "list_of", "milestones", "names", "natural", "network_size", "non_negative",
            "positive_float", "positive_fraction", "positive_int", "replaced", "seed",
            "threads", "whole_number"]
 
@@ -41,93 +41,60 @@ def _refusal(text, wanted):
     return argparse.ArgumentTypeError(f"must be {wanted}, not '{shown}'")
 
 
-def _whole(text, least, wanted):
-    try:
-        value = int(text)
-    except ValueError:
-        value = None
-    if value is None or value < least:
-        raise _refusal(text, wanted)
-    if value > _MOST:
-        raise _refusal(text, f"{wanted}, up to {_MOST}")
-    return value
+def whole_number(least, most=None):
+    """The type of integers from `least` to `most`, or up to what 32 bits hold with a sign."""
+    wanted = f"a whole number of at least {least}" if most is None else (
+        f"a whole number from {least} to {most}")
 
-
-def _number(text, accepts, wanted):
-    """A float that is what it is in float32, too, as which the networks get it."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    try:
-        rounded, = struct.unpack("<f", struct.pack("<f", value))
-    except OverflowError:
-        raise _refusal(text, f"{wanted}, within float32 (up to 3.4e38)") from None
-    if not math.isfinite(value) or not accepts(value):
-        raise _refusal(text, wanted)
-    if not accepts(rounded):
-        raise _refusal(text, f"{wanted} in float32, where it is {rounded:g}")
-    return value
-
-
-def positive_int(text):
-    """An integer of at least 1 that 32 bits hold with its sign."""
-    return _whole(text, 1, "a whole number of at least 1")
-
-
-def natural(text):
-    """An integer of at least 0 that 32 bits hold with its sign."""
-    return _whole(text, 0, "a whole number of at least 0")
-
-
-def whole_number(least, most):
-    """The type of integers from `least` to `most`."""
     def convert(text):
-        wanted = f"a whole number from {least} to {most}"
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or not least <= value <= most:
+        if value is None or value < least or (most is not None and value > most):
             raise _refusal(text, wanted)
+        if value > _MOST:
+            raise _refusal(text, f"{wanted}, up to {_MOST}")
         return value
     return convert
 
 
+def _number(accepts, wanted):
+    """The type of floats that are what they are in float32, too, as which networks get them."""
+    def convert(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        try:
+            rounded, = struct.unpack("<f", struct.pack("<f", value))
+        except OverflowError:
+            raise _refusal(text, f"{wanted}, within float32 (up to 3.4e38)") from None
+        if not math.isfinite(value) or not accepts(value):
+            raise _refusal(text, wanted)
+        if not accepts(rounded):
+            raise _refusal(text, f"{wanted} in float32, where it is {rounded:g}")
+        return value
+    return convert
+
+
+def list_of(convert):
+    """The type of values separated by commas: '0,5,9'."""
+    return lambda text: [convert(part.strip()) for part in text.split(",")]
+
+
+positive_int = whole_number(1)
+natural = whole_number(0)
 # What a description of a network may hold; more would take hours to build.
 network_size = whole_number(1, 1024)
 epochs = whole_number(1, 1_000_000)
 threads = whole_number(0, 1024)     # 0: the work is done by the thread that there is
+seed = whole_number(0, _MOST)       # what every random generator here accepts
 
-
-def seed(text):
-    """An integer that every random generator here accepts as a seed."""
-    return _whole(text, 0, "a whole number from 0")
-
-
-def numbers(text):
-    """Numbers of at least 0, separated by commas: '4,1,1,2,2'."""
-    return tuple(non_negative(part) for part in text.split(","))
-
-
-def positive_float(text):
-    """A number above 0."""
-    return _number(text, lambda v: v > 0, "a number above 0")
-
-
-def non_negative(text):
-    """A number of at least 0."""
-    return _number(text, lambda v: v >= 0, "a number of at least 0")
-
-
-def fraction(text):
-    """A number from 0 up to, but not including, 1."""
-    return _number(text, lambda v: 0 <= v < 1, "a number from 0 to less than 1")
-
-
-def positive_fraction(text):
-    """A number above 0, up to 1."""
-    return _number(text, lambda v: 0 < v <= 1, "a number above 0, up to 1")
+positive_float = _number(lambda v: v > 0, "a number above 0")
+non_negative = _number(lambda v: v >= 0, "a number of at least 0")
+fraction = _number(lambda v: 0 <= v < 1, "a number from 0 to less than 1")
+positive_fraction = _number(lambda v: 0 < v <= 1, "a number above 0, up to 1")
 
 
 def milestones(text):

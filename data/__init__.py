@@ -10,10 +10,9 @@ there. Nothing in this package imports MXNet but the ImageNet readers, and impor
 package itself does not even import NumPy, so that a script's ``--help`` stays quick.
 
 A data set is added by a function that returns a `Dataset`, under the decorator
-`register_dataset`; import its module in `data.catalog`.
+``DATASETS.register(name)``; import its module in `data.catalog`.
 """
 from data.catalog import get_dataset, list_datasets
-from data.dataset import DataError, Dataset, ImageSet, register_dataset
+from data.dataset import DATASETS, DataError, Dataset, ImageSet
 
-__all__ = ["DataError", "Dataset", "ImageSet", "get_dataset", "list_datasets",
-           "register_dataset"]
+__all__ = ["DATASETS", "DataError", "Dataset", "ImageSet", "get_dataset", "list_datasets"]

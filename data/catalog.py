@@ -2,23 +2,21 @@
 import dataclasses
 
 from common.errors import DataError
-from data.dataset import LOADERS
-from model.registry import did_you_mean
+from data.dataset import DATASETS
 
 __all__ = ["get_dataset", "list_datasets"]
 
 
 def list_datasets():
     """The registered names, sorted."""
-    return sorted(_loaders())
+    return _datasets().names()
 
 
-def _loaders():
-    """Name -> loader, of all."""
+def _datasets():
     # Imported here, so that `python -m data.shapes` is not imported before it is run.
     from data import cifar, shapes  # noqa: F401  (they register their data sets)
 
-    return LOADERS
+    return DATASETS
 
 
 def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=0, seed=0,
@@ -46,19 +44,17 @@ def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=
     Raises
     ------
     DataError
-        If the files are missing and cannot be downloaded, or are damaged.
-    ValueError
-        If an argument is out of its range or the name is unknown.
+        If the files are missing and cannot be downloaded, or are damaged; or if an argument is
+        out of its range.
+    UserError
+        If the name is unknown.
     """
-    key, loaders = str(name).lower(), _loaders()
-    if key not in loaders:
-        raise DataError(f"unknown data set '{name}'.{did_you_mean(name, loaders)} "
-                         f"Known: {', '.join(list_datasets())}.")
+    load = _datasets()[name]
     if limit_train is not None and limit_train < 1:
         raise DataError(f"limit_train is {limit_train}; it must be at least 1")
     if val_split < 0:
         raise DataError(f"val_split is {val_split}; it must not be negative")
-    dataset = loaders[key](data_dir, data_url, log)
+    dataset = load(data_dir, data_url, log)
     if val_split:
         dataset = _hold_out(dataset, val_split, seed)
     if limit_train is not None:

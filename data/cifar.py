@@ -9,6 +9,9 @@ The files are looked for in the data folder and in the folder of the official ar
 inside it. If they are missing, the archive is downloaded: another URL is held to the same
 MD5 sum unless it ends in ``#md5=HEX``, which states its own.
 
+Images leave here as they are in the files: cropping, and the border (padding) that an image gets
+before, are in `data.batches`.
+
 CIFAR-100 comes in three forms. ``cifar100`` has the 100 fine labels. ``cifar100-coarse`` has
 the 20 superclasses, under 20 outputs. ``cifar100-authors`` has the 20 superclasses under 100
 outputs: what the authors of "Attention as Activation" trained on, since
@@ -20,15 +23,15 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 """
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 
 from common.errors import DataError
 from common.files import home_path, read_bytes, read_text, scratch_folder
 from common.screen import printable
-from data.dataset import Dataset, ImageSet, register_dataset
+from data.dataset import DATASETS, Dataset, ImageSet
 
-__all__ = ["MEAN", "STD", "load_cifar10", "load_cifar100", "load_cifar100_authors",
-           "load_cifar100_coarse"]
+__all__ = ["CIFAR10", "CIFAR100", "CIFAR100_AUTHORS", "CIFAR100_COARSE", "MEAN", "STD"]
 
 # The values of the reference implementation, which uses those of CIFAR-10 for CIFAR-100
 # too. The standard deviation over all pixels of CIFAR-10 is (0.247, 0.243, 0.262); these
@@ -46,6 +49,7 @@ _NAMES_FILES = ("batches.meta.txt", "fine_label_names.txt", "coarse_label_names.
 class _Layout:
     """The official files of one CIFAR."""
 
+    name: str
     title: str
     url: str
     md5: str
@@ -78,7 +82,7 @@ class _Layout:
 
 
 CIFAR10 = _Layout(
-    title="CIFAR-10",
+    name="cifar10", title="CIFAR-10",
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     md5="c32a1d4ab5d03f1284b67883e8d87530",
     subfolder="cifar-10-batches-bin",
@@ -88,7 +92,7 @@ CIFAR10 = _Layout(
     label_bytes=1, label_at=0, classes=10, train_records=50000, test_records=10000)
 
 CIFAR100 = _Layout(
-    title="CIFAR-100",
+    name="cifar100", title="CIFAR-100",
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
     md5="03b5dce01913d631647c71ecec9e9cb8",
     subfolder="cifar-100-binary",
@@ -97,40 +101,18 @@ CIFAR100 = _Layout(
     names_file="fine_label_names.txt",
     label_bytes=2, label_at=1, classes=100, train_records=50000, test_records=10000)
 
-CIFAR100_COARSE = dataclasses.replace(CIFAR100, title="CIFAR-100 (20 superclasses)",
-                                      names_file="coarse_label_names.txt", label_at=0, classes=20)
+CIFAR100_COARSE = dataclasses.replace(
+    CIFAR100, name="cifar100-coarse", title="CIFAR-100 (20 superclasses)",
+    names_file="coarse_label_names.txt", label_at=0, classes=20)
 
-CIFAR100_AUTHORS = dataclasses.replace(CIFAR100_COARSE, outputs=100,
-                                       title="CIFAR-100 (as the authors had it)")
-
-
-@register_dataset("cifar10")
-def load_cifar10(data_dir=None, data_url=None, log=print):
-    """CIFAR-10; the default folder is ~/.mxnet/datasets/cifar10."""
-    return _load("cifar10", CIFAR10, data_dir, data_url, log)
+CIFAR100_AUTHORS = dataclasses.replace(
+    CIFAR100_COARSE, name="cifar100-authors", title="CIFAR-100 (as the authors had it)",
+    outputs=100)
 
 
-@register_dataset("cifar100")
-def load_cifar100(data_dir=None, data_url=None, log=print):
-    """CIFAR-100 with its fine labels; the default folder is ~/.mxnet/datasets/cifar100."""
-    return _load("cifar100", CIFAR100, data_dir, data_url, log)
-
-
-@register_dataset("cifar100-coarse")
-def load_cifar100_coarse(data_dir=None, data_url=None, log=print):
-    """CIFAR-100 with its 20 superclasses; the default folder is that of CIFAR-100."""
-    return _load("cifar100-coarse", CIFAR100_COARSE, data_dir, data_url, log)
-
-
-@register_dataset("cifar100-authors")
-def load_cifar100_authors(data_dir=None, data_url=None, log=print):
-    """CIFAR-100 with its 20 superclasses under the 100 outputs that the authors trained."""
-    return _load("cifar100-authors", CIFAR100_AUTHORS, data_dir, data_url, log)
-
-
-def _load(name, layout, data_dir, data_url, log):
+def _load(layout, data_dir, data_url, log):
     # All forms of CIFAR-100 are in one place.
-    default = Path("~", ".mxnet", "datasets", name.split("-")[0])
+    default = Path("~", ".mxnet", "datasets", layout.name.split("-")[0])
     root = home_path(data_dir or default, "--data-dir")
     try:
         folder = _find(layout, root)
@@ -140,10 +122,10 @@ def _load(name, layout, data_dir, data_url, log):
     folder = folder or _download(layout, root, data_url or layout.url, log)
     train, test = (_read(layout, folder, files) for files in
                    (layout.train_files, layout.test_files))
-    return Dataset(name=name, title=layout.title, class_names=_class_names(layout, folder),
-                   mean=MEAN, std=STD, train=train, val=test, test=test,
-                   official_train=layout.train_records, official_test=layout.test_records,
-                   outputs=layout.outputs)
+    return Dataset(name=layout.name, title=layout.title,
+                   class_names=_class_names(layout, folder), mean=MEAN, std=STD, train=train,
+                   val=test, test=test, official_train=layout.train_records,
+                   official_test=layout.test_records, outputs=layout.outputs)
 
 
 def _find(layout, root):
@@ -247,3 +229,7 @@ def _class_names(layout, folder):
         raise DataError(f"{layout.title}: {printable(path)} has {len(names)} names for "
                         f"{layout.classes} classes")
     return names
+
+
+for _layout in (CIFAR10, CIFAR100, CIFAR100_COARSE, CIFAR100_AUTHORS):
+    DATASETS.register(_layout.name)(partial(_load, _layout))

@@ -3,10 +3,13 @@ import dataclasses
 from typing import Any
 
 from common.errors import DataError
+from model.registry import Registry
 
-__all__ = ["DataError", "Dataset", "ImageSet", "LOADERS", "register_dataset"]
+__all__ = ["DATASETS", "DataError", "Dataset", "ImageSet"]
 
-LOADERS = {}
+# Name -> loader. A loader takes ``(data_dir, data_url, log)``, of which the first two may be
+# None, and returns a `Dataset` whose `val` is its `test`.
+DATASETS = Registry("data set")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,18 +107,3 @@ class Dataset:
         return (f"{self.title}: {len(self.train):,} of {self.official_train:,} training "
                 f"images, {held_out}{len(self.test):,} of {self.official_test:,} test images"
                 f"{unused}")
-
-
-def register_dataset(name):
-    """Return a decorator that files a loader under `name`.
-
-    A loader takes ``(data_dir, data_url, log)``, of which the first two may be None, and
-    returns a `Dataset` whose `val` is its `test`.
-    """
-    if name in LOADERS:
-        raise KeyError(f"the data set '{name}' is registered twice")
-
-    def file_under_name(loader):
-        LOADERS[name] = loader
-        return loader
-    return file_under_name

@@ -17,7 +17,7 @@ from pathlib import Path
 from common.errors import DataError, UserError, run_script
 from common.files import home_path, replacing
 from common.screen import printable
-from data.dataset import Dataset, ImageSet, register_dataset
+from data.dataset import DATASETS, Dataset, ImageSet
 
 __all__ = ["CLASS_NAMES", "MEAN", "STD", "load_shapes", "draw_split", "write_cifar_files"]
 
@@ -35,7 +35,7 @@ _BATCH_FILES = 5
 _MOST_IMAGES = 1_000_000     # the largest file then has less than what readers accept
 
 
-@register_dataset("shapes")
+@DATASETS.register("shapes")
 def load_shapes(data_dir=None, data_url=None, log=print):
     """The data set; it is drawn, so it takes neither a folder nor a URL."""
     if data_dir is not None or data_url is not None:

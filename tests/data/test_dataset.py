@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import data
-from data import dataset as module
 from data.dataset import Dataset, ImageSet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +22,8 @@ def toy(monkeypatch):
         test = ImageSet(images[:20], labels[:20])
         return Dataset("toy", "Toy", ["a", "b", "c"], (0.5,) * 3, (0.2,) * 3,
                        ImageSet(images, labels), test, test, 200, 20)
-    monkeypatch.setitem(module.LOADERS, "toy", load)
+    monkeypatch.setattr(data.DATASETS, "_names", {**data.DATASETS._names, "toy": "toy"})
+    monkeypatch.setitem(data.DATASETS._factories, "toy", load)
     return "toy"
 
 
@@ -44,7 +44,7 @@ def test_an_unknown_name_lists_the_known_and_the_closest():
 
 def test_a_name_is_registered_once():
     with pytest.raises(KeyError, match="twice"):
-        data.register_dataset("shapes")
+        data.DATASETS.register("shapes")
 
 
 def test_listing_imports_no_numpy():

@@ -30,8 +30,8 @@ import numpy as np
 
 import train_cifar
 from common.errors import UserError
-from data import DataError
-from data.cifar import CIFAR10, load_cifar10
+from data import DataError, get_dataset
+from data.cifar import CIFAR10
 from data.decoding import decode
 from data.download import unpack
 from data.imagenet import RecordBatches, RecordFile
@@ -176,7 +176,7 @@ def _binary(folder):
     cifar_files.write_set(folder, CIFAR10, per_file=3)
 
     def read(path):
-        dataset = load_cifar10(folder)
+        dataset = get_dataset("cifar10", folder)
         for images in (dataset.train, dataset.test):
             assert images.labels.min() >= 0 and images.labels.max() < 10
             assert images.images.shape == (len(images.labels), 3, 32, 32)
