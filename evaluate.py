@@ -20,13 +20,12 @@ from engines.predictor import Predictor
 from runs.description import check_fits
 from runs.engines import check_precision, choose_devices, choose_engine
 from runs.evaluation import (
-    append_row,
+    append_scores,
     check_csv,
     open_data,
     open_params,
     score,
     score_and_report,
-    table_row,
     with_params,
 )
 from runs.options import (
@@ -159,8 +158,7 @@ def score_released(options, devices):
         predictor, description, dataset, batches = open_params(own, devices)
         print(f"{released.name}: {dataset.description}")
         scores, seconds = score(predictor, batches)
-        if options.csv:
-            append_row(options.csv, table_row(own, description, dataset, scores, seconds))
+        append_scores(own, description, dataset, scores, seconds)
         found.append((released, description, scores))
     print("\n" + to_markdown(released_table(found)))
     return int(any(differs(released, scores) for released, _, scores in found))

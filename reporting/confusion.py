@@ -1,17 +1,19 @@
 """What a network takes for what."""
 import os
+from argparse import Namespace
 
 import numpy as np
 
 from common.errors import UserError
-from runs.description import check_fits, count_outputs
+from runs.evaluation import make_predictor
 
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
 
-_BATCH = 128
+# How evaluate.py predicts, unless it is told otherwise.
+_HOW = {"engine": "mxnet", "batch_size": 128, "dtype": "float32", "mode": "hybrid", "crops": 1}
 
 
-def evaluate_run(run, data_dir, contexts, datasets):
+def evaluate_run(run, data_dir, devices, datasets):
     """Confusion matrix of a run's best.params on the test images of its data set.
 
     Parameters
@@ -19,7 +21,7 @@ def evaluate_run(run, data_dir, contexts, datasets):
     run : reporting.runs.FinishedRun
     data_dir : str, optional
         Folder of the data; the run's own if not given.
-    contexts : list of mxnet.Context
+    devices : tuple of str
     datasets : dict
         Data sets that are read already; filled here.
 
@@ -37,10 +39,6 @@ def evaluate_run(run, data_dir, contexts, datasets):
     """
     from data import get_dataset
     from data.batches import Batches
-    from engines.gluon import Normalize
-    from graph.fast_cpu import hybridize
-    from model.zoo import build
-    from runs.weights import load_weights
 
     path = run.params / "best.params"
     name = str(run.config.get("dataset"))
@@ -52,33 +50,25 @@ def evaluate_run(run, data_dir, contexts, datasets):
         if (name, place) not in datasets:
             datasets[name, place] = get_dataset(name, place)
         dataset = datasets[name, place]
-        outputs = count_outputs(run.description) or dataset.outputs
-        check_fits(path, run.description, outputs, dataset)
-        net = build(run.description, outputs)
-        load_weights(net, str(path), contexts)
-    except (ValueError, TypeError) as error:
+        predictor = make_predictor(Namespace(params=path, **_HOW), devices, run.description,
+                                   dataset)
+    except UserError as error:
         raise UserError(f"no confusion matrix of {run.name}: {error}") from None
-    hybridize(net, (_BATCH, 3, dataset.image_size, dataset.image_size), contexts)
-    source = run.description.get("dataset") or {}
-    normalize = Normalize(source.get("mean", dataset.mean), source.get("std", dataset.std))
-    matrix = confusion_matrix(net, Batches(dataset.test, _BATCH, train=False), normalize,
-                              contexts[0], dataset.classes)
+    batches = Batches(dataset.test, _HOW["batch_size"], train=False)
+    matrix = confusion_matrix(predictor, batches, dataset.classes)
     return matrix, [*dataset.class_names, "no class"][:matrix.shape[1]]
 
 
-def confusion_matrix(net, batches, normalize, ctx, classes):
+def confusion_matrix(predictor, batches, classes):
     """Counts, (true class, predicted class), every image once.
 
     Where an output without a class was predicted there is a further column, which counts them.
     """
+    images = (images for images, _, _ in batches.epoch(0))
+    predicted = np.concatenate([logits.argmax(axis=1) for logits in
+                                predictor.predict(images, batches.batch_size)])
     matrix = np.zeros((classes, classes + 1), np.int64)
-    for images, labels, _ in batches.epoch(0):
-        # A partial batch is filled up, so that one compiled graph serves all.
-        padding = batches.batch_size - len(images)
-        filled = np.concatenate([images, np.repeat(images[:1], padding, axis=0)])
-        predicted = net(normalize(filled, ctx)).argmax(axis=1).asnumpy().astype(np.int64)
-        predicted = np.minimum(predicted[:len(images)], classes)
-        np.add.at(matrix, (np.asarray(labels, np.int64), predicted), 1)
+    np.add.at(matrix, (batches.source.labels, np.minimum(predicted, classes)), 1)
     return matrix if matrix[:, classes].any() else matrix[:, :classes]
 
 

@@ -99,15 +99,14 @@ def picture_sections(options, runs, out, drawn, gallery):
 def confusions(options, runs, out):
     """Pictures and CSV files of the confusion matrices; the page's part that shows them."""
     from engines.devices import select_devices
-    from engines.gluon import to_contexts
     from reporting.confusion import evaluate_run, most_confused, to_csv
     from reporting.figures import draw_confusion
     from reporting.page import picture
 
-    contexts, datasets, parts = to_contexts(select_devices()), {}, []
+    devices, datasets, parts = select_devices(), {}, []
     for number, run in enumerate(runs):
         try:
-            matrix, names = evaluate_run(run, options.data_dir, contexts, datasets)
+            matrix, names = evaluate_run(run, options.data_dir, devices, datasets)
         except UserError as error:
             warn(f"skipped: {error}")
             continue

@@ -11,8 +11,8 @@ from engines.workers import SingleWorker
 
 from .description import check_fits, count_outputs, find_description, load_network
 
-__all__ = ["append_row", "check_csv", "interval", "open_data", "open_params", "report",
-           "score", "score_and_report", "table_row", "with_params"]
+__all__ = ["append_scores", "check_csv", "interval", "make_predictor", "open_data", "open_params",
+           "report", "score", "score_and_report", "with_params"]
 
 _COLUMNS = ("params", "model", "dataset", "images", "top1_error", "top1_low", "top1_high",
             "top5_error", "loss", "images_per_s", "crops", "input_size", "dtype")
@@ -89,7 +89,7 @@ def make_predictor(options, devices, description, dataset):
     outputs = count_outputs(description) or dataset.outputs
     check_fits(options.params, description, outputs, dataset)
     # The statistics of the training data belong to the network, not to what it is shown.
-    source = description.get("dataset", {})
+    source = description.get("dataset") or {}
     statistics = source.get("mean", dataset.mean), source.get("std", dataset.std)
     shape = (options.batch_size, 3, dataset.image_size, dataset.image_size)
     contexts = to_contexts(("cpu",) if options.engine == "pytorch" else devices)
@@ -131,8 +131,7 @@ def score_and_report(options, predictor, description, dataset, batches):
     check_csv(options)
     scores, seconds = score(predictor, batches)
     report(description, dataset, scores, seconds)
-    if options.csv:
-        append_row(options.csv, table_row(options, description, dataset, scores, seconds))
+    append_scores(options, description, dataset, scores, seconds)
     return 0
 
 
@@ -171,22 +170,17 @@ def report(description, dataset, scores, seconds):
               f"{100 * description['figures']['val_accuracy']:.2f} %")
 
 
-def table_row(options, description, dataset, scores, seconds):
-    """The scores as a row of --csv."""
-    low, high = interval(1 - scores["accuracy"], scores["count"])
-    return dict(zip(_COLUMNS, (
-        options.onnx or options.params, description["model"], dataset.name, scores["count"],
-        1 - scores["accuracy"], low, high, 1 - scores["top5_accuracy"], scores["loss"],
-        scores["count"] / seconds, options.crops, dataset.image_size, options.dtype)))
-
-
 def check_csv(options):
     """Raise UserError if --csv cannot be appended to: not after all that is to be scored."""
     if options.csv:
         append_rows(options.csv, ",".join(_COLUMNS), "", "--csv")
 
 
-def append_row(path, row):
-    """Append to a CSV file, to which others may be appending, too."""
-    append_rows(path, ",".join(_COLUMNS), csv_text([row[column] for column in _COLUMNS]),
-                "--csv")
+def append_scores(options, description, dataset, scores, seconds):
+    """Append the scores to --csv, if it is given; others may be appending, too."""
+    if options.csv:
+        low, high = interval(1 - scores["accuracy"], scores["count"])
+        append_rows(options.csv, ",".join(_COLUMNS), csv_text([
+            options.onnx or options.params, description["model"], dataset.name, scores["count"],
+            1 - scores["accuracy"], low, high, 1 - scores["top5_accuracy"], scores["loss"],
+            scores["count"] / seconds, options.crops, dataset.image_size, options.dtype]), "--csv")

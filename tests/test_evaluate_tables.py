@@ -1,5 +1,6 @@
 """What evaluate.py does with tables, classes and released files."""
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,20 +13,26 @@ from runs import evaluation
 from tests import scripts
 from tests.data.photo_files import write_tree
 
-_ROW = dict.fromkeys(evaluation._COLUMNS, 1)
+
+def _append(path, params="1", accuracy=1):
+    """Append the scores of one image."""
+    evaluation.append_scores(
+        SimpleNamespace(csv=path, onnx=None, params=params, crops=1, dtype="float32"),
+        {"model": 1}, SimpleNamespace(name=1, image_size=32),
+        {"count": 1, "accuracy": accuracy, "top5_accuracy": 1, "loss": 1}, 1)
 
 
 def test_rows_are_appended_to_a_table(tmp_path):
     path = tmp_path / "a.csv"
-    evaluation.append_row(path, _ROW)
-    evaluation.append_row(path, {**_ROW, "params": "a, b"})
+    _append(path)
+    _append(path, "a, b")
     lines = path.read_text().splitlines()
     assert lines[0] == ",".join(evaluation._COLUMNS) and len(lines) == 3
     assert lines[2].startswith('"a, b",1,')
 
 
 def test_a_file_s_name_is_no_formula(tmp_path):
-    evaluation.append_row(tmp_path / "a.csv", {**_ROW, "params": "=1+1.params", "top1_error": -0.5})
+    _append(tmp_path / "a.csv", "=1+1.params", 1.5)
     assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("'=1+1.params,1,1,1,-0.5,")
 
 
@@ -33,17 +40,17 @@ def test_another_table_is_left_alone(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("x,y\n1,2\n")
     with pytest.raises(UserError, match="another table"):
-        evaluation.append_row(path, _ROW)
+        _append(path)
     assert path.read_text() == "x,y\n1,2\n"
 
 
 def test_a_table_is_appended_to_where_its_path_leads(tmp_path):
     table, link = tmp_path / "table.csv", tmp_path / "link.csv"
-    evaluation.append_row(table, _ROW)
+    _append(table)
     table.chmod(0o640)
     before = table.stat()
     link.symlink_to(table)
-    evaluation.append_row(link, _ROW)
+    _append(link)
     assert link.is_symlink() and len(table.read_text().splitlines()) == 3
     assert (table.stat().st_mode, table.stat().st_ino) == (before.st_mode, before.st_ino)
 
@@ -56,7 +63,7 @@ def test_what_is_no_table_is_refused_and_stays(make, tmp_path):
     make(path)
     before = path.lstat()
     with pytest.raises(UserError, match="cannot write --csv"):
-        evaluation.append_row(path, _ROW)
+        _append(path)
     assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
 
 

@@ -3,7 +3,7 @@ import numpy as np
 
 from data import ImageSet
 from data.batches import Batches
-from engines.gluon import Normalize
+from engines.gluon import GluonPredictor, Normalize
 from reporting.confusion import confusion_matrix, most_confused, to_csv
 
 
@@ -20,7 +20,8 @@ def test_every_image_counts_once_under_its_class():
     labels = np.array([0, 1, 1, 2, 2, 0, 1], np.int64)
     images = np.broadcast_to(values[:, None, None, None], (7, 3, 32, 32)).copy()
     batches = Batches(ImageSet(images, labels), 4, train=False)
-    matrix = confusion_matrix(_Brightness(), batches, Normalize([0] * 3, [1] * 3), mx.cpu(), 3)
+    predictor = GluonPredictor(_Brightness(), Normalize([0] * 3, [1] * 3), [mx.cpu()])
+    matrix = confusion_matrix(predictor, batches, 3)
     assert matrix.tolist() == [[1, 0, 1], [1, 2, 0], [0, 0, 2]]
     assert most_confused(matrix, ["dark", "grey", "bright"]) == [
         ("dark", "bright", 0.5), ("grey", "dark", 1 / 3)]

@@ -1025,13 +1025,13 @@ PLANTED = (
 
     # ---- reporting -------------------------------------------------------------------------------
 
-    Bug("reporting/confusion.py",
-        'source.get("mean", dataset.mean)',
-        "dataset.mean",
+    Bug("runs/evaluation.py",
+        'source.get("mean", dataset.mean), source',
+        "dataset.mean, source",
         "tests/test_evaluate_scores.py::test_confusion_is_of_images_normalised_for_the_network"),
     Bug("reporting/confusion.py",
-        "np.add.at(matrix, (np.asarray(labels, np.int64), predicted), 1)",
-        "np.add.at(matrix, (predicted, np.asarray(labels, np.int64)), 1)",
+        "(batches.source.labels, np.minimum(predicted, classes))",
+        "(np.minimum(predicted, classes), batches.source.labels)",
         "tests/test_evaluate_scores.py::test_confusion_is_of_images_normalised_for_the_network"),
     Bug("reporting/figures.py",
         'lambda row: 100 * (1 - row["val_accuracy"])',
