@@ -17,24 +17,10 @@ from common.errors import UserError, run_script
 from common.threads import set_threads
 from data import list_datasets
 from engines.predictor import Predictor
+from runs import evaluation
+from runs import options as shared
 from runs.description import check_fits
 from runs.engines import check_precision, choose_devices, choose_engine
-from runs.evaluation import (
-    append_scores,
-    check_csv,
-    open_data,
-    open_params,
-    score,
-    score_and_report,
-    with_params,
-)
-from runs.options import (
-    add_cifar_network_options,
-    add_described_data_options,
-    add_device_options,
-    add_image_options,
-    add_v1b_options,
-)
 
 _ROUNDING = 0.001    # of all images may be classified in another way by another processor
 
@@ -59,15 +45,15 @@ def make_parser():
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
                         help="what runs it")
     parser.add_argument("--csv", metavar="FILE.csv", help="append the scores to this table")
-    network = add_cifar_network_options(parser, model=None)
+    network = shared.add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
-    add_v1b_options(network)
-    add_described_data_options(parser, list_datasets()).add_argument(
+    shared.add_v1b_options(network)
+    shared.add_described_data_options(parser, list_datasets()).add_argument(
         "--batch-size", type=positive_int, default=128, metavar="N", help="images per step")
-    add_image_options(parser, train=False).add_argument(
+    shared.add_image_options(parser, train=False).add_argument(
         "--crops", type=int, choices=(1, 10), default=1,
         help="crops of each image, whose predictions are averaged")
-    add_device_options(parser)
+    shared.add_device_options(parser)
     return parser
 
 
@@ -92,8 +78,8 @@ def main(argv=None):
     check_precision(options, devices)
     if options.all_released:
         return score_released(options, devices)
-    options = with_params(options)
-    return score_and_report(options, *open_params(options, devices))
+    options = evaluation.with_params(options)
+    return evaluation.score_and_report(options, *evaluation.open_params(options, devices))
 
 
 def score_onnx(options):
@@ -109,13 +95,13 @@ def score_onnx(options):
     if not (options.dataset or "name" in description["dataset"]):
         raise UserError(f"{options.onnx} was not written by export.py: say what it was trained on "
                         "with --dataset")
-    dataset, batches = open_data(options, description)
+    dataset, batches = evaluation.open_data(options, description)
     check_fits(options.onnx, description, file.outputs, dataset)
     if dataset.image_size != file.image_size:
         raise UserError(f"{options.onnx} takes images of {file.image_size} pixels a side; those "
                         f"of {dataset.name} have {dataset.image_size}")
     predictor = _OnnxPredictor(file, options.runtime, description["dataset"], dataset)
-    return score_and_report(options, predictor, description, dataset, batches)
+    return evaluation.score_and_report(options, predictor, description, dataset, batches)
 
 
 class _OnnxPredictor(Predictor):
@@ -151,14 +137,14 @@ def score_released(options, devices):
     from runs.released import RELEASED, verify_file
 
     found = []
-    check_csv(options)
+    evaluation.check_csv(options)
     for released in choose_released(options, RELEASED):
         verify_file(released.path, released)
         own = replaced(options, params=str(released.path))
-        predictor, description, dataset, batches = open_params(own, devices)
+        predictor, description, dataset, batches = evaluation.open_params(own, devices)
         print(f"{released.name}: {dataset.description}")
-        scores, seconds = score(predictor, batches)
-        append_scores(own, description, dataset, scores, seconds)
+        scores, seconds = evaluation.score(predictor, batches)
+        evaluation.append_scores(own, description, dataset, scores, seconds)
         found.append((released, description, scores))
     print("\n" + to_markdown(released_table(found)))
     return int(any(differs(released, scores) for released, _, scores in found))

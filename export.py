@@ -12,27 +12,10 @@ from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
 from common.threads import set_threads
 from data import list_datasets
-from exporting.command import (
-    check_onnx,
-    check_options,
-    check_pytorch,
-    complete,
-    find_outputs,
-    image_size,
-    make_models,
-    require_packages,
-    write_mxnet,
-    write_onnx,
-    write_pytorch,
-)
+from exporting import command
+from runs import options as shared
 from runs.description import check_fits, find_description, load_network
 from runs.evaluation import open_data, with_params
-from runs.options import (
-    add_cifar_network_options,
-    add_described_data_options,
-    add_image_options,
-    add_v1b_options,
-)
 
 
 def make_parser():
@@ -64,26 +47,26 @@ def make_parser():
     add("--outputs", "--classes", type=positive_int, metavar="N",
         help="number of the network's outputs (default: as described)")
     add("--overwrite", action="store_true", help="replace files that exist")
-    network = add_cifar_network_options(parser, model=None)
+    network = shared.add_cifar_network_options(parser, model=None)
     network.description = "Only for a file without such a JSON."
-    add_v1b_options(network)
-    add_described_data_options(parser, list_datasets(),
-                               "For --int8, --check, and files without a JSON.")
-    add_image_options(parser, train=False)
+    shared.add_v1b_options(network)
+    shared.add_described_data_options(parser, list_datasets(),
+                                      "For --int8, --check, and files without a JSON.")
+    shared.add_image_options(parser, train=False)
     parser.set_defaults(batch_size=128, crops=1)
     return parser
 
 
 def main(argv=None):
     options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    check_options(options)
+    command.check_options(options)
     set_threads()
     options = with_params(options)
     description = find_description(options.params, options)
-    outputs = find_outputs(options)
-    require_packages(options)
+    outputs = command.find_outputs(options)
+    command.require_packages(options)
     data = open_data(options, description) if options.check or options.int8 else None
-    count = complete(description, options, data)
+    count = command.complete(description, options, data)
     if data is not None:
         check_fits(options.params, description, count, data[0])
 
@@ -91,21 +74,21 @@ def main(argv=None):
     import mxnet as mx
 
     net = load_network(options.params, description, count, [mx.cpu()])
-    size = image_size(options, description)
+    size = command.image_size(options, description)
     if data is not None and data[0].image_size != size:
         raise UserError(f"the file would be for images of {size} pixels, the test images have "
                         f"{data[0].image_size}: leave out --check and --int8")
     if options.format == "onnx":
-        models = make_models(options, net, description, size, data)
-        write_onnx(models, outputs)
+        models = command.make_models(options, net, description, size, data)
+        command.write_onnx(models, outputs)
         if options.check:
-            check_onnx(options, net, description, models, data)
+            command.check_onnx(options, net, description, models, data)
     elif options.format == "pytorch":
-        write_pytorch(net, outputs, size, description)
+        command.write_pytorch(net, outputs, size, description)
         if options.check:
-            check_pytorch(options, net, description, outputs, data)
+            command.check_pytorch(options, net, description, outputs, data)
     else:
-        write_mxnet(net, outputs, size)
+        command.write_mxnet(net, outputs, size)
     return 0
 
 

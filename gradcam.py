@@ -22,8 +22,8 @@ def make_parser():
         help="parameter files; the JSON beside each describes its network and data")
     add("--run", nargs="+", default=[], metavar="NAME",
         help="runs of the training scripts: their best params")
-    add("--save-dir", scope=Scope.MACHINE,
-        default="params", metavar="DIR", help="where runs keep their params")
+    add("--save-dir", scope=Scope.MACHINE, default="params", metavar="DIR",
+        help="where runs keep their params")
     add = parser.add_argument_group("images").add_argument
     add("--count", type=positive_int, metavar="N", help="the first N test images (default: 9)")
     add("--indices", type=list_of(natural), metavar="I,J",
@@ -33,8 +33,8 @@ def make_parser():
              "to that class")
     add("--dataset", metavar="NAME",
         help=f"{datasets_help(list_datasets())} (default: the described one)")
-    add("--data-dir", scope=Scope.MACHINE,
-        metavar="DIR", help="folder of its official binary files")
+    add("--data-dir", scope=Scope.MACHINE, metavar="DIR",
+        help="folder of its official binary files")
     add("--data-url", scope=Scope.MACHINE, metavar="URL[#md5=SUM]",
         help="download the archive from here if the files are missing")
     add = parser.add_argument_group("heat maps").add_argument
@@ -55,8 +55,8 @@ def make_parser():
              "places are blurred first, and when random ones are")
     add = parser.add_argument_group("device").add_argument
     add("--gpus", scope=Scope.MACHINE, metavar="I", help="GPU to use, by number ('' for the CPU)")
-    add("--num-gpus", scope=Scope.HOW,
-        type=natural, metavar="N", help="0 for the CPU (default: a GPU, if any)")
+    add("--num-gpus", scope=Scope.HOW, type=natural, metavar="N",
+        help="0 for the CPU (default: a GPU, if any)")
     network = add_cifar_network_options(parser, model=None)
     network.description = "Only for files without such a JSON."
     return parser

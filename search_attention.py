@@ -8,64 +8,51 @@ The first writes logs/<run>/structure.json, the second trains what was found fro
 """
 import sys
 
-from common.arguments import (
-    Parser,
-    epochs,
-    fraction,
-    list_of,
-    natural,
-    non_negative,
-    positive_float,
-    positive_int,
-    seed,
-)
+from common import arguments as types
+from common.arguments import Parser
 from common.errors import run_script
 from common.threads import set_threads
 from data import list_datasets
+from runs import options as shared
 from runs.config import recorded_threads, resolve_options
-from runs.options import (
-    add_cifar_data_options,
-    add_cifar_network_options,
-    add_device_options,
-    add_run_options,
-)
 
 
 def make_parser():
     parser = Parser(prog="search_attention.py", description=__doc__.splitlines()[0])
-    add_cifar_network_options(parser, model="resnet18")
+    shared.add_cifar_network_options(parser, model="resnet18")
     parser.set_defaults(attention="CBAM")
-    add_cifar_data_options(parser, "cifar100", list_datasets()).add_argument(
-        "--alpha-split", type=fraction, default=0.0, metavar="F",
+    shared.add_cifar_data_options(parser, "cifar100", list_datasets()).add_argument(
+        "--alpha-split", type=types.fraction, default=0.0, metavar="F",
         help="hold out this share of the training images for the structure; 0: every second "
              "batch of the training stream is the structure's, as in the study")
     add_search_options(parser)
-    add_device_options(parser)
-    add_run_options(parser)
+    shared.add_device_options(parser)
+    shared.add_run_options(parser)
     return parser
 
 
 def add_search_options(parser):
     add = parser.add_argument_group("search").add_argument
-    add("--warmup-epochs", type=natural, default=12, metavar="N",
+    add("--warmup-epochs", type=types.natural, default=12, metavar="N",
         help="epochs in which only the weights learn")
-    add("--search-epochs", type=epochs, default=8, metavar="N",
+    add("--search-epochs", type=types.epochs, default=8, metavar="N",
         help="epochs after these, in which weights and structure learn in turns")
-    add("--penalty-weight", type=non_negative, default=0.1, metavar="W",
+    add("--penalty-weight", type=types.non_negative, default=0.1, metavar="W",
         help="w of the penalty w * mean over blocks of sum_i r_i p_i^m; 0: none")
-    add("--penalty-power", type=positive_float, default=1.1, metavar="M", help="its m")
-    add("--penalty-ratio", type=list_of(non_negative), default=(4, 1, 1, 2, 2), metavar="R,R,R,R,R",
+    add("--penalty-power", type=types.positive_float, default=1.1, metavar="M", help="its m")
+    add("--penalty-ratio", type=types.list_of(types.non_negative), default=(4, 1, 1, 2, 2),
+        metavar="R,R,R,R,R",
         help="its r, of identity, CA(+)SA, SA(+)CA, CA, SA (default: 4,1,1,2,2)")
-    add("--alpha-lr", type=positive_float, default=0.1, metavar="LR",
+    add("--alpha-lr", type=types.positive_float, default=0.1, metavar="LR",
         help="learning rate of the structure (Adam, betas 0.5 and 0.999)")
-    add("--batch-size", type=positive_int, default=128, metavar="N",
+    add("--batch-size", type=types.positive_int, default=128, metavar="N",
         help="images per device and step")
-    add("--lr", type=positive_float, default=0.1, metavar="LR",
+    add("--lr", type=types.positive_float, default=0.1, metavar="LR",
         help="learning rate of the weights (SGD); rises linearly in the first epoch")
-    add("--momentum", type=fraction, default=0.9, metavar="M", help="of the weights")
-    add("--weight-decay", "--wd", type=non_negative, default=5e-4, metavar="WD",
+    add("--momentum", type=types.fraction, default=0.9, metavar="M", help="of the weights")
+    add("--weight-decay", "--wd", type=types.non_negative, default=5e-4, metavar="WD",
         help="of the weights")
-    add("--seed", type=seed, default=0, metavar="N",
+    add("--seed", type=types.seed, default=0, metavar="N",
         help="of initial weights, order and augmentation, or of the random structure")
     add("--random", action="store_true",
         help="search nothing: write a random structure, the baseline of every search")

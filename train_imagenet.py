@@ -12,42 +12,28 @@ import argparse
 from common.arguments import Parser, Scope, natural, positive_float
 from common.errors import run_script
 from machines.client import leave
+from runs import options as shared
 from runs.engines import start
-from runs.options import (
-    add_device_options,
-    add_image_options,
-    add_network_options,
-    add_run_options,
-    add_teacher_options,
-    add_training_options,
-    add_v1b_options,
-    add_worker_options,
-)
 
 
 def make_parser():
     parser = Parser(prog="train_imagenet.py", description=__doc__.splitlines()[0])
-    _add_network(parser)
-    add_image_options(parser)
-    group = add_training_options(parser, num_epochs=160, batch_size=128, lr=0.075,
-                                 lr_mode="cosine")
+    group = shared.add_network_options(
+        parser, "resnet50_v1b", "how many of the four stages get the unit (default: 2)")
+    shared.add_v1b_options(group)
+    group.add_argument("--pretrained", "--use-pretrained", action="store_true",
+                       help="start from released parameters of this network")
+    shared.add_image_options(parser)
+    group = shared.add_training_options(parser, num_epochs=160, batch_size=128, lr=0.075,
+                                        lr_mode="cosine")
     group.add_argument("--mixup-alpha", type=positive_float, metavar="ALPHA",
                        help="Beta parameter of --mixup (default: 0.2)")
-    add_teacher_options(group)
-    add_worker_options(add_device_options(parser))
-    add_run_options(parser, save_period=10)
+    shared.add_teacher_options(group)
+    shared.add_worker_options(shared.add_device_options(parser))
+    shared.add_run_options(parser, save_period=10)
     parser.set_defaults(log_interval=50)
     _add_authors_names(parser)
     return parser
-
-
-def _add_network(parser):
-    group = add_network_options(parser, "resnet50_v1b", "how many of the four stages get the "
-                                                        "unit (default: 2)")
-    add_v1b_options(group)
-    group.add_argument(
-        "--pretrained", "--use-pretrained", action="store_true",
-        help="start from released parameters of this network")
 
 
 class _Sets(argparse.Action):
@@ -81,8 +67,7 @@ def _add_authors_names(parser):
     add("--use_se", action=_Sets, sets=("attention", "SE"), help="the same as --attention SE")
     add("--use-gn", action=_Sets, sets=("norm_layer", "GroupNorm"),
         help="the same as --norm-layer GroupNorm")
-    add("--save-frequency", type=natural, dest="save_period",
-        scope=Scope.HOW, metavar="N",
+    add("--save-frequency", type=natural, dest="save_period", scope=Scope.HOW, metavar="N",
         default=parser.get_default("save_period"), help="the same as --save-period")
     add("--batch-norm", action=_Refused, reason="it was for VGG networks, which this script does "
         "not train; ResNets have batch normalisation")

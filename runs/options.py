@@ -2,23 +2,8 @@
 import argparse
 from functools import cache, partial
 
-from common.arguments import (
-    RECORDED_THREADS,
-    Parser,
-    Scope,
-    epochs,
-    fraction,
-    milestones,
-    names,
-    natural,
-    network_size,
-    non_negative,
-    positive_float,
-    positive_fraction,
-    positive_int,
-    seed,
-    threads,
-)
+from common import arguments as types
+from common.arguments import RECORDED_THREADS, Parser, Scope
 from data import list_datasets
 
 __all__ = ["add_cifar_data_options", "add_cifar_network_options", "add_described_data_options",
@@ -56,18 +41,18 @@ def add_network_options(parser, model, act_layers_help):
     add("--act-type", metavar="NAME",
         help="unit of the activation slots: relu, prelu, elu, selu, gelu, swish, mish, xUnit, "
              "xUnitS, ChaATAC, SpaATAC, SeqATAC (default: the network's own)")
-    add("--reduction", "--r", type=network_size, metavar="R",
+    add("--reduction", "--r", type=types.network_size, metavar="R",
         help="the paper's r: bottleneck channels are C / R (default: the unit's own; 2 for ATAC)")
     add("--use-relu", "--useReLU", action=argparse.BooleanOptionalAction,
         help="ReLU inside the ATAC gate (default: yes, the paper's)")
     add("--use-global", "--useGlobal", action=argparse.BooleanOptionalAction,
         help="average over all positions first: the paper's SEActivation ablation (default: no)")
-    add("--act-kernel-size", type=network_size, metavar="K",
+    add("--act-kernel-size", type=types.network_size, metavar="K",
         help="kernel of SpaATAC, SeqATAC, xUnit or xUnitS, in pixels (default: the unit's own)")
-    add("--act-dilation", type=network_size, metavar="D",
+    add("--act-dilation", type=types.network_size, metavar="D",
         help="dilation of that kernel (default: 1)")
     add("--act-gate", metavar="GATE", help="gate of xUnit: gaussian or sigmoid")
-    add("--act-layers", type=natural, metavar="N", help=act_layers_help)
+    add("--act-layers", type=types.natural, metavar="N", help=act_layers_help)
     add("--act-order", choices=("bac", "pre"),
         help="whether the last (bac) or the first (pre) --act-layers get the unit (default: bac)")
     add("--replace-act", metavar="NAME",
@@ -75,11 +60,11 @@ def add_network_options(parser, model, act_layers_help):
     add("--attention", metavar="NAME",
         help="unit of the attention slots: SE, CBAM, MVAM, ZAM, GE, ECA, BAM, ATAC ... "
              "(default: none)")
-    add("--attn-reduction", type=network_size, metavar="R",
+    add("--attn-reduction", type=types.network_size, metavar="R",
         help="reduction of that unit, where --reduction goes to the activation")
-    add("--spatial-kernel", type=network_size, metavar="K",
+    add("--spatial-kernel", type=types.network_size, metavar="K",
         help="kernel of its spatial map, in pixels (default: the unit's own)")
-    add("--drop-rate", type=fraction, metavar="P",
+    add("--drop-rate", type=types.fraction, metavar="P",
         help="dropout before the classifier (default: 0)")
     return group
 
@@ -90,12 +75,12 @@ def add_cifar_network_options(parser, model):
         parser, model, act_layers_help="how many positions get the unit: of three stages and the "
                                        "head, or of four stages (default: all)")
     add = partial(group.add_argument, scope=_NETWORK)
-    add("--blocks", type=network_size, metavar="B",
+    add("--blocks", type=types.network_size, metavar="B",
         help="the paper's b: residual blocks per stage of resnet_v2_cifar (default: 3)")
-    add("--attention-at", type=names, metavar="SLOT,SLOT",
+    add("--attention-at", type=types.names, metavar="SLOT,SLOT",
         help="attention slots to fill in resnet18 ... resnet152: block, identity (blocks "
              "without a projection), classifier (default: block)")
-    add("--width", type=positive_float, metavar="F",
+    add("--width", type=types.positive_float, metavar="F",
         help="multiplies the channels of resnet18 ... resnet152 (default: 1)")
     add("--stem", choices=("conv3", "conv7"),
         help="first layers of resnet18 ... resnet152: 3x3, or 7x7 and a max-pool "
@@ -123,7 +108,7 @@ def add_v1b_options(group):
             ("avg-down", "average pooling before the 1x1 convolution of a shortcut"),
             ("dilated", "dilation in place of stride in the last two stages")):
         add(f"--{name}", action="store_true", default=None, help=text)
-    add("--final-drop", type=fraction, metavar="P", help="the same as --drop-rate")
+    add("--final-drop", type=types.fraction, metavar="P", help="the same as --drop-rate")
 
 
 def add_cifar_data_options(parser, dataset, known):
@@ -143,11 +128,11 @@ def add_cifar_data_options(parser, dataset, known):
     add("--data-dir", scope=Scope.MACHINE, metavar="DIR",
         help="folder of the official binary files (default: ~/.mxnet/datasets/<dataset>)")
     _add_data_url(add)
-    add("--limit-train", type=positive_int, metavar="N",
+    add("--limit-train", type=types.positive_int, metavar="N",
         help="use only the first N training images")
     add("--padding", choices=("black", "mean", "reflect"), default="black",
         help="what surrounds an image before it is cropped; black is the paper's")
-    add("-j", "--num-data-workers", scope=Scope.MACHINE, type=threads, default=4, metavar="N",
+    add("-j", "--num-data-workers", scope=Scope.MACHINE, type=types.threads, default=4, metavar="N",
         help="batches prepared ahead in the background (0: none)")
     return group
 
@@ -197,13 +182,12 @@ def add_image_options(parser, train=True):
         _add_records(add, "train", "training")
     _add_records(add, "val", "validation")
     add("--use-rec", action="store_true", help="read RecordIO files, not folders")
-    add("-j", "--num-data-workers", "--num-workers", scope=Scope.MACHINE,
-        type=threads, default=4, metavar="N",
-        help="threads that decode images")
-    add("--input-size", type=positive_int, default=224 if train else None, metavar="PX",
+    add("-j", "--num-data-workers", "--num-workers", scope=Scope.MACHINE, type=types.threads,
+        default=4, metavar="N", help="threads that decode images")
+    add("--input-size", type=types.positive_int, default=224 if train else None, metavar="PX",
         help="side of the crops in pixels" + ("" if train else
                                               " (default: the described one, or 224)"))
-    add("--crop-ratio", type=positive_fraction, default=0.875, metavar="F",
+    add("--crop-ratio", type=types.positive_fraction, default=0.875, metavar="F",
         help="side of a validation crop by the shorter side of the image")
     return group
 
@@ -220,46 +204,47 @@ def add_training_options(parser, **defaults):
     """Optimizer, schedule and regularisation."""
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--num-epochs", type=epochs, metavar="N", help="epochs")
-    add("--batch-size", type=positive_int, metavar="N",
+    add("--num-epochs", type=types.epochs, metavar="N", help="epochs")
+    add("--batch-size", type=types.positive_int, metavar="N",
         help="images per step and device of each worker")
     add("--optimizer", choices=("nag", "sgd", "adam"), default="nag", help="update rule")
-    add("--lr", type=positive_float, metavar="LR", help="learning rate after the warm-up")
-    add("--scale-lr", type=positive_int, nargs="?", const=256, metavar="N",
+    add("--lr", type=types.positive_float, metavar="LR", help="learning rate after the warm-up")
+    add("--scale-lr", type=types.positive_int, nargs="?", const=256, metavar="N",
         help="multiply the learning rate by the images per step of all devices, divided by N "
              "(256 if no number is given); without it the rate is taken as it is")
-    add("--momentum", type=fraction, default=0.9, metavar="M", help="of nag and sgd")
-    add("--weight-decay", "--wd", type=non_negative, default=1e-4, metavar="WD",
+    add("--momentum", type=types.fraction, default=0.9, metavar="M", help="of nag and sgd")
+    add("--weight-decay", "--wd", type=types.non_negative, default=1e-4, metavar="WD",
         help="weight decay")
     add("--no-wd", action="store_true", help="no weight decay for biases and normalisation")
     add("--lr-mode", choices=("step", "cosine", "poly", "constant", "plateau"), default="step",
         help="how the learning rate falls")
-    add("--lr-decay", type=fraction, default=0.1, metavar="F",
+    add("--lr-decay", type=types.fraction, default=0.1, metavar="F",
         help="factor of modes step and plateau")
-    add("--lr-decay-epoch", type=milestones, metavar="E,E",
+    add("--lr-decay-epoch", type=types.milestones, metavar="E,E",
         help="epochs at which mode step decays")
-    add("--lr-decay-period", type=natural, default=0, metavar="N",
+    add("--lr-decay-period", type=types.natural, default=0, metavar="N",
         help="decay every N epochs instead (0: use --lr-decay-epoch)")
-    add("--lr-patience", type=natural, default=10, metavar="N",
+    add("--lr-patience", type=types.natural, default=10, metavar="N",
         help="epochs without improvement before mode plateau decays")
-    add("--lr-power", type=positive_float, default=2.0, metavar="P", help="exponent of mode poly")
-    add("--final-lr", type=non_negative, default=0.0, metavar="LR",
+    add("--lr-power", type=types.positive_float, default=2.0, metavar="P",
+        help="exponent of mode poly")
+    add("--final-lr", type=types.non_negative, default=0.0, metavar="LR",
         help="rate at the end of modes cosine and poly")
-    add("--warmup-epochs", type=natural, default=0, metavar="N",
+    add("--warmup-epochs", type=types.natural, default=0, metavar="N",
         help="epochs over which the rate rises linearly")
-    add("--warmup-lr", type=non_negative, default=0.0, metavar="LR",
+    add("--warmup-lr", type=types.non_negative, default=0.0, metavar="LR",
         help="rate at the first step of a warm-up")
-    add("--label-smoothing", type=fraction, nargs="?", const=0.1, default=0.0, metavar="S",
+    add("--label-smoothing", type=types.fraction, nargs="?", const=0.1, default=0.0, metavar="S",
         help="share of the target spread over all classes (0.1 if no number is given)")
-    add("--mixup", type=non_negative, nargs="?", const=0.2, default=0.0, metavar="ALPHA",
+    add("--mixup", type=types.non_negative, nargs="?", const=0.2, default=0.0, metavar="ALPHA",
         help="blend images with this Beta parameter (0.2 if no number is given)")
-    add("--cutmix", type=non_negative, nargs="?", const=1.0, default=0.0, metavar="ALPHA",
+    add("--cutmix", type=types.non_negative, nargs="?", const=1.0, default=0.0, metavar="ALPHA",
         help="paste boxes with this Beta parameter (1 if no number is given)")
-    add("--mixup-off-epoch", type=natural, default=0, metavar="N",
+    add("--mixup-off-epoch", type=types.natural, default=0, metavar="N",
         help="mix no images in the last N epochs")
-    add("--early-stop", type=natural, default=0, metavar="N",
+    add("--early-stop", type=types.natural, default=0, metavar="N",
         help="stop after N epochs without a better validation accuracy (0: never)")
-    add("--seed", type=seed, default=0, metavar="N",
+    add("--seed", type=types.seed, default=0, metavar="N",
         help="of initial weights, order and augmentation")
     parser.set_defaults(**defaults)
     return group
@@ -272,9 +257,9 @@ def add_teacher_options(group):
         help="learn from this network, too: one of this project or of GluonCV")
     add("--teacher-params", scope=Scope.MACHINE, metavar="FILE",
         help="the teacher's parameters (default: GluonCV's released ones)")
-    add("--temperature", type=positive_float, default=20.0, metavar="T",
+    add("--temperature", type=types.positive_float, default=20.0, metavar="T",
         help="divides the logits of both networks")
-    add("--hard-weight", type=fraction, default=0.5, metavar="W",
+    add("--hard-weight", type=types.fraction, default=0.5, metavar="W",
         help="share of the true labels in the loss")
 
 
@@ -282,9 +267,9 @@ def add_device_options(parser):
     """Where and in what precision to compute."""
     group = parser.add_argument_group("device")
     add = group.add_argument
-    add("--gpus", scope=Scope.MACHINE,
-        metavar="I,J", help="GPUs to use, by number ('' for the CPU)")
-    add("--num-gpus", scope=Scope.HOW, type=natural, metavar="N",
+    add("--gpus", scope=Scope.MACHINE, metavar="I,J",
+        help="GPUs to use, by number ('' for the CPU)")
+    add("--num-gpus", scope=Scope.HOW, type=types.natural, metavar="N",
         help="use the first N GPUs, 0 for the CPU (default: one GPU where there is one)")
     add("--engine", scope=Scope.HOW, choices=("auto", "mxnet", "pytorch"), default="auto",
         help="what computes; auto: MXNet, but PyTorch for bfloat16 and on GPUs that MXNet has no "
@@ -302,53 +287,48 @@ def add_worker_options(group):
     """How devices and workers share gradients, for the group of device options."""
     add = group.add_argument
     add("--kv-store", scope=Scope.HOW,
-        choices=("local", "device", "nccl", "dist_sync", "dist_device_sync"),
-        default="device",
+        choices=("local", "device", "nccl", "dist_sync", "dist_device_sync"), default="device",
         help="how devices and workers add up gradients; dist_sync and dist_device_sync are for "
              "the workers that python -m machines.launch starts")
-    add("--join-timeout", scope=Scope.HOW, type=positive_float, default=60.0, metavar="S",
+    add("--join-timeout", scope=Scope.HOW, type=types.positive_float, default=60.0, metavar="S",
         help="seconds that those wait for one another at the start")
 
 
 def add_run_options(parser, save_period=None):
     """Folders, saving and resuming; without `save_period`, nothing about params files."""
     group = parser.add_argument_group("run")
-    add = group.add_argument
-    add("--config", scope=Scope.INVOCATION, metavar="FILE.json",
-        help="take options from a JSON file, such as a run's config.json")
-    add("--name", scope=Scope.HOW,
-        help="name of the run and its folders (default: made from the options)")
-    add("--save-dir", scope=Scope.MACHINE,
-        default="params", metavar="DIR", help="where params/<run> goes")
-    add("--log-dir", scope=Scope.MACHINE,
-        default="logs", metavar="DIR", help="where logs/<run> goes")
-    add("--logging-file", scope=Scope.HOW, default="train.log", metavar="FILE",
+    how, machine, call = (partial(group.add_argument, scope=scope)
+                          for scope in (Scope.HOW, Scope.MACHINE, Scope.INVOCATION))
+    call("--config", metavar="FILE.json",
+         help="take options from a JSON file, such as a run's config.json")
+    how("--name", help="name of the run and its folders (default: made from the options)")
+    machine("--save-dir", default="params", metavar="DIR", help="where params/<run> goes")
+    machine("--log-dir", default="logs", metavar="DIR", help="where logs/<run> goes")
+    how("--logging-file", default="train.log", metavar="FILE",
         help="name of the log in the run's folder")
-    add("--save-plot-dir", scope=Scope.MACHINE,
-        metavar="DIR", help="where curves.png goes (default: beside the log)")
+    machine("--save-plot-dir", metavar="DIR",
+            help="where curves.png goes (default: beside the log)")
     if save_period is not None:
-        add("--save-period", scope=Scope.HOW, type=natural, default=save_period, metavar="N",
+        how("--save-period", type=types.natural, default=save_period, metavar="N",
             help="keep the params of every N-th epoch (0: only last and best)")
-        add("--keep", scope=Scope.HOW, type=natural, default=0, metavar="N",
+        how("--keep", type=types.natural, default=0, metavar="N",
             help="how many of those to keep (0: all)")
-    add("--checkpoint-every", scope=Scope.HOW, type=natural, default=0, metavar="STEPS",
+    how("--checkpoint-every", type=types.natural, default=0, metavar="STEPS",
         help="also save within an epoch, every so many steps (0: at its end only)")
-    add("--resume", scope=Scope.INVOCATION, nargs="?", const="auto", metavar="auto|PATH",
-        help="go on where the run was left: auto finds it by its name and starts it if there "
-             "is none; PATH is a run's folder")
+    call("--resume", nargs="?", const="auto", metavar="auto|PATH",
+         help="go on where the run was left: auto finds it by its name and starts it if there "
+              "is none; PATH is a run's folder")
     if save_period is not None:
-        add("--resume-from", "--resume-params", scope=Scope.COMPUTES | Scope.MACHINE,
-            metavar="FILE.params",
-            help="start a new run from these weights")
-        add("--new-classifier", action="store_true",
+        group.add_argument(
+            "--resume-from", "--resume-params", scope=Scope.COMPUTES | Scope.MACHINE,
+            metavar="FILE.params", help="start a new run from these weights")
+        group.add_argument(
+            "--new-classifier", action="store_true",
             help="take over all of them but the last layer's: other classes are learnt")
-    add("--overwrite", scope=Scope.INVOCATION,
-        action="store_true", help="delete an earlier run of the same name first")
-    add("--summary", scope=Scope.INVOCATION,
-        action="store_true", help="print the network's layers, then train")
-    add("--log-interval", scope=Scope.HOW, type=positive_int, default=20, metavar="STEPS",
+    call("--overwrite", action="store_true", help="delete an earlier run of the same name first")
+    call("--summary", action="store_true", help="print the network's layers, then train")
+    how("--log-interval", type=types.positive_int, default=20, metavar="STEPS",
         help="steps between updates of the progress bar")
-    return group
 
 
 def make_cifar_parser():
@@ -357,7 +337,7 @@ def make_cifar_parser():
                                                        "or the built-in data set of shapes.")
     add_structure_option(add_cifar_network_options(parser, model="resnet_v2_cifar"))
     add_cifar_data_options(parser, "cifar10", list_datasets()).add_argument(
-        "--val-split", type=natural, default=0, metavar="N",
+        "--val-split", type=types.natural, default=0, metavar="N",
         help="hold out N training images and select on them, not on the test set")
     add_training_options(parser, num_epochs=400, batch_size=128, lr=0.2)
     add_worker_options(add_device_options(parser))
