@@ -20,7 +20,7 @@ from engines.predictor import Predictor
 from runs import evaluation
 from runs import options as shared
 from runs.description import check_fits
-from runs.engines import check_precision, choose_devices, choose_engine
+from runs.engines import settle_engine
 
 _ROUNDING = 0.001    # of all images may be classified in another way by another processor
 
@@ -73,9 +73,7 @@ def main(argv=None):
                         "--list), or --onnx FILE, or --all-released")
     if options.onnx:
         return score_onnx(options)
-    options = replaced(options, engine=choose_engine(options))
-    devices = choose_devices(options)
-    check_precision(options, devices)
+    options, devices = settle_engine(options)
     if options.all_released:
         return score_released(options, devices)
     options = evaluation.with_params(options)

@@ -83,7 +83,9 @@ def _inference(workload, _):
 
 def _on_pytorch(workload, _, dtype):
     from engines.pytorch import PyTorchEngine
+    from engines.torch_process import leave_cpu_to_pytorch
 
+    leave_cpu_to_pytorch()
     num_params, engine = _engine(PyTorchEngine, workload, dtype)
     size = workload.image_size
     images = np.random.default_rng(0).integers(

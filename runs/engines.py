@@ -4,15 +4,18 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.arguments import replaced
 from common.errors import UserError
 from common.threads import own_environment, set_threads
 from engines.devices import count_mxnet_gpus, select_devices
+from engines.torch_process import leave_cpu_to_pytorch
 from machines import torchrun
 from machines.client import join
 
 from .config import agreed_options, recorded_threads, resolve_options
 
-__all__ = ["TITLES", "check_precision", "choose_devices", "choose_engine", "start"]
+__all__ = ["TITLES", "check_precision", "choose_devices", "choose_engine", "settle_engine",
+           "start"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,6 +66,28 @@ def _share_threads(count):
     """Give each of so many processes its part of the cores, unless the user has said how many."""
     if "OMP_NUM_THREADS" not in own_environment():
         os.environ["OMP_NUM_THREADS"] = str(max(int(os.environ["OMP_NUM_THREADS"]) // count, 1))
+
+
+def settle_engine(options):
+    """Choose engine and devices, and prepare this process for them.
+
+    Returns
+    -------
+    options : argparse.Namespace
+        Its ``engine`` is the one that computes.
+    devices : tuple of str
+
+    Raises
+    ------
+    UserError
+        As from `choose_engine`, `choose_devices` and `check_precision`.
+    """
+    options = replaced(options, engine=choose_engine(options))
+    devices = choose_devices(options)
+    check_precision(options, devices)
+    if options.engine == "pytorch":
+        leave_cpu_to_pytorch()
+    return options, devices
 
 
 def _tell(line):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common import interruption
-from common.arguments import as_arguments, replaced
+from common.arguments import as_arguments
 from common.errors import UserError
 from common.files import write_json
 from common.params import parse_params
@@ -26,7 +26,7 @@ from training.scores import evaluate
 from training.targets import Mixing
 
 from .config import note_threads, open_run, write_config
-from .engines import TITLES, check_precision, choose_devices, choose_engine
+from .engines import TITLES, settle_engine
 from .networks import initial_weights
 
 __all__ = ["Data", "Job", "Setup", "run_job"]
@@ -326,9 +326,7 @@ def run_job(job, options, script):
 def prepare(job, options):
     """`Setup` of a run; nothing is written yet."""
     description = job.describe(options)
-    options = replaced(options, engine=choose_engine(options))
-    devices = choose_devices(options)
-    check_precision(options, devices)
+    options, devices = settle_engine(options)
     name = options.name or job.default_name(options, description)
     workers = job.connect(options, devices)
     run = open_run(options, name) if workers.first else None
