@@ -78,4 +78,3 @@ bench:
 	@tools/setup_env.sh --extra pytorch --venv .venv-torch
 	.venv/bin/python -m benchmarks.bench $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(DATA_DIR),--data-dir $(DATA_DIR))
-	.venv/bin/python -m benchmarks.growth $(if $(ROUNDS),--rounds $(ROUNDS))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import bench, growth
+from benchmarks import bench
 from benchmarks.workloads import GROUPS, WORKLOADS
 from tests.scripts import ROOT, wait_for
 
@@ -119,12 +119,6 @@ def test_a_busy_process_runs_only_beside_its_contestant(real_cifar10):
     finally:
         contestant.stop()
     assert all(process.returncode == -signal.SIGKILL for process in processes)
-
-
-@pytest.mark.parametrize("power", [0, 1, 1.5])
-def test_exponents(power):
-    values = (1, 2, 5)
-    assert growth.exponent(values, [3 * v ** power for v in values]) == pytest.approx(power)
 
 
 def test_workloads_are_named_once():
