@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from mxnet import nd
 from mxnet.gluon import nn
 
 from .attention import CBAM, ChannelAttention, SpatialAttention
 from .registry import UserError
 
 __all__ = ["SEARCHED", "OPERATIONS", "KINDS", "SearchableAttention", "ParallelAttention",
-           "searchable_units", "architecture_parameters", "operation_weights", "freeze",
-           "unfreeze", "architecture_penalty", "derive", "structure_unit", "Structure"]
+           "searchable_units", "derive", "structure_unit", "Structure"]
 
 # The operations of the search, in the order of alpha, and those that can be derived.
 SEARCHED = ("identity", "CA(+)SA", "SA(+)CA", "CA", "SA")
@@ -27,9 +25,6 @@ OPERATIONS = (*SEARCHED, "CA||SA")
 
 # Statistics that the maps of each kind are made of.
 KINDS = {"CBAM": ("mean", "max"), "MVAM": ("mean", "var")}
-
-# An operation whose weight is not above this is left out of a frozen unit.
-NEGLIGIBLE = 1e-7
 
 _FORMAT = "attention-structure 1"
 # Type and largest value of the units' options; the units themselves check the rest.
@@ -49,10 +44,18 @@ def _check_operation(operation):
         raise UserError(f"unknown operation {operation!r}. Known: {', '.join(OPERATIONS)}.")
 
 
-def _halves(channels, kind, reduction, kernel_size, use_bias, spatial_bias):
-    statistics = _kind_statistics(kind)
-    return (ChannelAttention(channels, reduction, use_bias, statistics, prefix="channel_"),
-            SpatialAttention(channels, kernel_size, statistics, spatial_bias, prefix="spatial_"))
+class _Halves(nn.HybridBlock):
+    """A channel and a spatial unit, `channel` and `spatial`, whose maps are of one kind."""
+
+    def __init__(self, channels, kind="CBAM", reduction=16, kernel_size=3, use_bias=True,
+                 spatial_bias=False, **kwargs):
+        super().__init__(**kwargs)
+        statistics = _kind_statistics(kind)
+        with self.name_scope():
+            self.channel = ChannelAttention(channels, reduction, use_bias, statistics,
+                                            prefix="channel_")
+            self.spatial = SpatialAttention(channels, kernel_size, statistics, spatial_bias,
+                                            prefix="spatial_")
 
 
 def _ones(F, x):
@@ -63,7 +66,7 @@ def _ones(F, x):
             F.reshape(F.ones_like(one_channel), shape=(0, 0, -1)))
 
 
-class SearchableAttention(nn.HybridBlock):
+class SearchableAttention(_Halves):
     r"""All operations at once, weighted by p = softmax(alpha).
 
     .. math:: y = p_0 x + p_1 SA(CA(x)) + p_2 CA(SA(x)) + p_3 CA(x) + p_4 SA(x)
@@ -73,8 +76,7 @@ class SearchableAttention(nn.HybridBlock):
     over positions, (N, 1, H W). Their sum is therefore one gate, a single product of matrices,
     and x is multiplied once.
 
-    The network's own weights and `alpha` have separate optimizers: see
-    `architecture_parameters`.
+    The network's own weights and `alpha` have separate optimizers.
 
     Parameters
     ----------
@@ -94,56 +96,27 @@ class SearchableAttention(nn.HybridBlock):
     Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
     """
 
-    def __init__(self, channels, kind="CBAM", reduction=16, kernel_size=3, use_bias=True,
-                 spatial_bias=False, **kwargs):
-        super().__init__(**kwargs)
-        self._kept = SEARCHED
+    def __init__(self, channels, *args, **kwargs):
+        super().__init__(channels, *args, **kwargs)
         with self.name_scope():
-            self.channel, self.spatial = _halves(channels, kind, reduction, kernel_size,
-                                                 use_bias, spatial_bias)
             self.alpha = self.params.get("structure_alpha", shape=(len(SEARCHED),), init="zeros",
                                          wd_mult=0)
 
-    def weights(self):
-        """p = softmax(alpha), as a NumPy array of shape (5,) in the order of `SEARCHED`."""
-        alpha = self.alpha.data(self.alpha.list_ctx()[0])
-        return nd.softmax(alpha.astype("float32")).asnumpy()
-
-    def freeze(self):
-        """Fix alpha, and leave out the operations whose weight is at most 1e-7.
-
-        For a unit inside a network use `freeze`, which also clears the network's own
-        compiled graph. If CA or SA is left out altogether, its parameters get no gradient.
-        """
-        self._kept = tuple(name for name, weight in zip(SEARCHED, self.weights())
-                           if weight > NEGLIGIBLE)
-        self.alpha.grad_req = "null"
-        self._clear_cached_op()
-
-    def unfreeze(self):
-        """Let alpha be trained again, with all operations."""
-        self._kept = SEARCHED
-        self.alpha.grad_req = "write"
-        self._clear_cached_op()
-
     def hybrid_forward(self, F, x, alpha):
-        parts = F.split(F.reshape(F.softmax(alpha), shape=(1, 1, -1)), num_outputs=5, axis=2)
-        p = {name: part for name, part in zip(SEARCHED, parts) if name in self._kept}
+        left_out, channel_first, spatial_first, channel_alone, spatial_alone = F.split(
+            F.reshape(F.softmax(alpha), shape=(1, 1, -1)), num_outputs=5, axis=2)
         channels, positions = _ones(F, x)
-        columns, rows = [], []
-        if "identity" in p:
-            columns.append(F.broadcast_mul(channels, p["identity"]))
-            rows.append(positions)
-        if "CA" in p or "CA(+)SA" in p:
-            gate = self.channel.gate(F, x)
-            columns.append(F.reshape(gate, shape=(0, 0, -1)))
-            rows.append(self._after(F, x, gate, self.spatial, positions,
-                                    p.get("CA"), p.get("CA(+)SA")))
-        if "SA" in p or "SA(+)CA" in p:
-            gate = self.spatial.gate(F, x)
-            rows.append(F.reshape(gate, shape=(0, 0, -1)))
-            columns.append(self._after(F, x, gate, self.channel, channels,
-                                       p.get("SA"), p.get("SA(+)CA")))
+        columns, rows = [F.broadcast_mul(channels, left_out)], [positions]
+
+        gate = self.channel.gate(F, x)
+        columns.append(F.reshape(gate, shape=(0, 0, -1)))
+        rows.append(self._after(F, x, gate, self.spatial, positions, channel_alone, channel_first))
+
+        gate = self.spatial.gate(F, x)
+        rows.append(F.reshape(gate, shape=(0, 0, -1)))
+        columns.append(self._after(F, x, gate, self.channel, channels, spatial_alone,
+                                   spatial_first))
+
         gate = F.batch_dot(F.concat(*columns, dim=2), F.concat(*rows, dim=1))
         return x * F.reshape_like(gate, x)
 
@@ -151,32 +124,19 @@ class SearchableAttention(nn.HybridBlock):
     def _after(F, x, gate, second, ones, alone, both):
         """What multiplies first(x) = x * gate in the sum: p_alone + p_both second.gate(first(x)).
 
-        `ones` has the shape of the result, a vector over channels or over positions; a weight
-        that is None is left out.
+        `ones` has the shape of the result, a vector over channels or over positions.
         """
-        terms = []
-        if alone is not None:
-            terms.append(F.broadcast_mul(ones, alone))
-        if both is not None:
-            second_gate = F.reshape(second.gate(F, F.broadcast_mul(x, gate)), shape=(0, 0, -1))
-            terms.append(F.broadcast_mul(second_gate, both))
-        return sum(terms[1:], terms[0])
+        second_gate = F.reshape(second.gate(F, F.broadcast_mul(x, gate)), shape=(0, 0, -1))
+        return F.broadcast_mul(ones, alone) + F.broadcast_mul(second_gate, both)
 
 
-class ParallelAttention(nn.HybridBlock):
+class ParallelAttention(_Halves):
     """The mean of channel attention and spatial attention, y = (CA(x) + SA(x)) / 2.
 
     Parameters are those of `SearchableAttention`.
 
     Inputs: data (N, C, H, W). Outputs: (N, C, H, W).
     """
-
-    def __init__(self, channels, kind="CBAM", reduction=16, kernel_size=3, use_bias=True,
-                 spatial_bias=False, **kwargs):
-        super().__init__(**kwargs)
-        with self.name_scope():
-            self.channel, self.spatial = _halves(channels, kind, reduction, kernel_size,
-                                                 use_bias, spatial_bias)
 
     def hybrid_forward(self, F, x):
         return (self.channel(x) + self.spatial(x)) * 0.5
@@ -190,63 +150,6 @@ def searchable_units(net):
     for child in net._children.values():
         units += searchable_units(child)
     return units
-
-
-def architecture_parameters(net):
-    """The alphas of a network, one for each searchable unit, in the order of its blocks."""
-    return [unit.alpha for unit in searchable_units(net)]
-
-
-def operation_weights(net):
-    """p of every searchable unit, (units, 5), in the order of `SEARCHED`."""
-    return np.stack([unit.weights() for unit in searchable_units(net)])
-
-
-def freeze(net):
-    """Fix the structure of all units, leaving out operations of no weight."""
-    for unit in searchable_units(net):
-        unit.freeze()
-    _clear_compiled(net)
-
-
-def unfreeze(net):
-    """Let the structure of all units be trained again."""
-    for unit in searchable_units(net):
-        unit.unfreeze()
-    _clear_compiled(net)
-
-
-def _clear_compiled(net):
-    """Forget compiled graphs: that of an outer block holds those of the inner ones."""
-    net.apply(lambda block: block._clear_cached_op() if isinstance(block, nn.HybridBlock) else None)
-
-
-def architecture_penalty(alphas, ratio=(4, 1, 1, 2, 2), power=1.1, weight=0.1):
-    r"""Penalty against the collapse to the identity, to be added to the search's loss.
-
-    .. math:: P = w \frac{1}{B} \sum_b \sum_i r_i p_{bi}^m
-
-    Parameters
-    ----------
-    alphas : NDArray (B, 5), or list of NDArray (5,)
-        The alphas of B blocks.
-    ratio : sequence of 5 numbers
-        r: the price of each operation, in the order of `SEARCHED`.
-    power, weight : float
-        m and w.
-
-    Returns
-    -------
-    NDArray (1,)
-        Differentiable when recorded.
-    """
-    if len(ratio) != len(SEARCHED):
-        raise UserError(f"ratio must have {len(SEARCHED)} numbers, not {len(ratio)}")
-    if isinstance(alphas, (list, tuple)):
-        alphas = nd.stack(*alphas)
-    p = nd.softmax(alphas, axis=1)                                     # (B, 5)
-    price = nd.array([ratio], ctx=p.context, dtype=p.dtype)
-    return nd.mean(nd.sum(nd.broadcast_mul(p ** power, price), axis=1)) * weight
 
 
 def derive(p):

@@ -1,4 +1,4 @@
-"""The searchable unit against its reference, its penalty, and the derived structures."""
+"""The searchable unit against its reference, and the derived structures."""
 import json
 
 import numpy as np
@@ -14,14 +14,9 @@ from model.structure import (
     SEARCHED,
     SearchableAttention,
     Structure,
-    architecture_parameters,
-    architecture_penalty,
     derive,
-    freeze,
-    operation_weights,
     searchable_units,
     structure_unit,
-    unfreeze,
 )
 from runs.structure import load_structure
 from tests.golden_cases import assert_close, cases, load
@@ -85,7 +80,7 @@ def test_unit_equals_the_reference(case, hybridized):
         out = unit(x)
     out.backward(nd.array(arrays["g"]))
 
-    assert_close(unit.weights(), arrays["p"], tolerance)
+    assert_close(nd.softmax(unit.alpha.data()), arrays["p"], tolerance)
     assert_close(out, arrays["out"], tolerance)
     assert_close(x.grad, arrays["grad_x"], tolerance)
     assert_close(unit.alpha.grad(), arrays["grad_alpha"], tolerance)
@@ -118,45 +113,7 @@ def test_block_equals_the_reference(case):
 def test_search_begins_with_equal_weights():
     unit = SearchableAttention(4)
     unit.initialize()
-    np.testing.assert_allclose(unit.weights(), np.full(5, 0.2), rtol=1e-6)
-
-
-# Alphas that leave some operations without weight.
-_ONE_SIDED = [[9, 0, 0, 0, 0], [9, 8, -99, -99, -99], [-99, -99, 3, -99, -99],
-              [-99, -99, -99, 3, -99], [1, -99, -99, -99, 2], [-99, 1, 2, -99, -99]]
-
-
-@pytest.mark.parametrize("kind", ["CBAM", "MVAM"])
-@pytest.mark.parametrize("alpha", _ONE_SIDED)
-def test_freezing_changes_nothing_but_the_work(kind, alpha):
-    unit, x = SearchableAttention(8, kind), _random(2, 8, 5, 7)
-    unit.initialize()
-    unit.alpha.set_data(nd.array(alpha))
-    unit.hybridize()
-    expected = unit(x).asnumpy()
-    unit.freeze()
-    np.testing.assert_allclose(unit(x).asnumpy(), expected, rtol=1e-5, atol=1e-6)
-    assert unit._kept == tuple(name for name, p in zip(SEARCHED, unit.weights()) if p > 1e-7)
-    assert unit.alpha.grad_req == "null"
-
-
-def test_freezing_a_network_compiles_it_anew():
-    net, x = resnet18(width=1 / 16, attention=SearchableAttention), _random(1, 3, 8, 8)
-    net.initialize()
-    net.hybridize()
-    before = net(x).asnumpy()
-    alphas = architecture_parameters(net)
-    assert len(alphas) == net.num_blocks == 8
-    for alpha in alphas:
-        alpha.set_data(nd.array([0, -99, -99, -99, -99]))
-    freeze(net)
-    assert not np.allclose(net(x).asnumpy(), before)
-    assert all(unit._kept == ("identity",) for unit in searchable_units(net))
-    np.testing.assert_allclose(operation_weights(net), np.eye(5)[[0] * 8])
-    unfreeze(net)
-    for alpha in alphas:
-        alpha.set_data(nd.zeros(5))
-    np.testing.assert_allclose(net(x).asnumpy(), before, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(unit.alpha.data().asnumpy(), np.zeros(5))
 
 
 def test_alphas_get_a_gradient_in_the_cifar_host_and_are_told_apart():
@@ -165,7 +122,7 @@ def test_alphas_get_a_gradient_in_the_cifar_host_and_are_told_apart():
     net.initialize()
     with autograd.record():
         net(_random(2, 3, 8, 8)).sum().backward()
-    alphas = architecture_parameters(net)
+    alphas = [unit.alpha for unit in searchable_units(net)]
     assert len(alphas) == 3 and all(np.abs(alpha.grad().asnumpy()).max() > 0 for alpha in alphas)
     # PReLU has parameters named alpha, too; the regular expression finds the structure's only.
     assert list(net.collect_params(".*structure_alpha").values()) == alphas
@@ -180,39 +137,6 @@ def test_exported(tmp_path):
     imported = SymbolBlock.imports(str(tmp_path / "unit-symbol.json"), ["data"],
                                    str(tmp_path / "unit-0000.params"))
     np.testing.assert_allclose(imported(x).asnumpy(), expected, rtol=1e-5, atol=1e-6)
-
-
-# ---- the penalty ----
-
-_PENALTY = cases("arch_penalty")[0]
-
-
-@pytest.mark.parametrize("value", _PENALTY["values"],
-                         ids=lambda value: f"{value['alpha']}:{value['setting']}")
-@pytest.mark.parametrize("as_list", [False, True])
-def test_penalty_equals_the_formula(value, as_list):
-    arrays, setting = load(_PENALTY), _PENALTY["settings"][value["setting"]]
-    key = f"{value['alpha']}:{value['setting']}"
-    alpha = nd.array(arrays[f"alpha:{value['alpha']}"])
-    alpha.attach_grad()
-    with autograd.record():
-        penalty = architecture_penalty(list(alpha) if as_list else alpha, setting["r"],
-                                       setting["m"], setting["w"])
-    penalty.backward()
-    assert_close(penalty, arrays[f"penalty:{key}"].reshape(1), _PENALTY["tolerance"])
-    assert_close(alpha.grad, arrays[f"grad_alpha:{key}"], _PENALTY["tolerance"])
-
-
-def test_penalty_by_default():
-    alphas = np.random.default_rng(0).normal(size=(3, 5))
-    p = np.exp(alphas) / np.exp(alphas).sum(axis=1, keepdims=True)
-    expected = 0.1 * (np.array([4, 1, 1, 2, 2]) * p ** 1.1).sum(axis=1).mean()
-    assert architecture_penalty(nd.array(alphas)).asscalar() == pytest.approx(expected, rel=1e-5)
-
-
-def test_penalty_needs_a_price_for_each_operation():
-    with pytest.raises(ValueError, match="ratio must have 5 numbers, not 4"):
-        architecture_penalty(nd.zeros((8, 5)), ratio=(4, 1, 1, 2))
 
 
 # ---- derivation ----

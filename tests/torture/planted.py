@@ -266,18 +266,10 @@ PLANTED = (
         "tests/model/test_structure.py::test_derived_unit_is_the_searched_operation"),
     Bug("model/structure.py",
         'kind="CBAM", reduction=16, kernel_size=3, use_bias=True,\n'
-        "                 spatial_bias=False, **kwargs):\n"
-        "        super().__init__(**kwargs)\n"
-        "        self._kept",
+        "                 spatial_bias=False, **kwargs):",
         'kind="CBAM", reduction=16, kernel_size=7, use_bias=True,\n'
-        "                 spatial_bias=False, **kwargs):\n"
-        "        super().__init__(**kwargs)\n"
-        "        self._kept",
+        "                 spatial_bias=False, **kwargs):",
         "tests/model/test_structure.py::test_unit_equals_the_reference"),
-    Bug("model/structure.py",
-        "ratio=(4, 1, 1, 2, 2), power=1.1, weight=0.1",
-        "ratio=(4, 1, 1, 2, 2), power=1.5, weight=0.1",
-        "tests/model/test_structure.py"),
     Bug("model/surgery.py",
         "unit.initialize(initializer or mx.init.MSRAPrelu(), ctx=parameter.list_ctx())",
         "unit.initialize(mx.init.MSRAPrelu(), ctx=parameter.list_ctx())",
@@ -815,6 +807,10 @@ PLANTED = (
         "self._learn_alphas if index % 2 else self._learn_weights",
         "self._learn_weights if index % 2 else self._learn_alphas",
         "tests/training/test_search.py::test_whose_turn_it_is"),
+    Bug("training/search.py",
+        "power: float = 1.1",
+        "power: float = 1.5",
+        "tests/training/test_search.py::test_penalty_by_default"),
     Bug("training/search.py",
         "add=dict(zip(names, gradients))",
         "add=None",

@@ -16,6 +16,7 @@ from engines.gluon import GluonEngine
 from engines.interface import Group, Loss, Settings
 from model import structure
 from runs.folder import Run
+from tests.golden_cases import assert_close, cases, load
 from training.checkpoint import list_checkpoints
 from training.loop import Loop, NonFinite, SaveFailed
 from training.schedule import Schedule
@@ -202,12 +203,33 @@ def test_the_gradient_of_alpha_is_that_of_loss_and_penalty(tmp_path):
         images, labels, _ = next(search.step.batches.epoch(0))
         search.step._learn_alphas(0, 0, images, labels)
         results.append(engine.values((_ALPHA,))[0])
-    data = mx.nd.array(alpha)
-    data.attach_grad()
-    with mx.autograd.record():
-        value = structure.architecture_penalty([data])
-    value.backward()
-    np.testing.assert_allclose(results[0] - results[1], data.grad.asnumpy(), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(results[0] - results[1],
+                               penalty_gradient(alpha[None], search.step.space)[0],
+                               rtol=1e-3, atol=1e-6)
+
+
+_PENALTY = cases("arch_penalty")[0]
+
+
+@pytest.mark.parametrize("value", _PENALTY["values"],
+                         ids=lambda value: f"{value['alpha']}:{value['setting']}")
+def test_penalty_equals_the_formula(value):
+    arrays, setting = load(_PENALTY), _PENALTY["settings"][value["setting"]]
+    key = f"{value['alpha']}:{value['setting']}"
+    alphas = arrays[f"alpha:{value['alpha']}"]
+    space = Space(structure.SEARCHED, (), structure.derive, setting["r"], setting["m"],
+                  setting["w"])
+    assert_close(penalty(alphas, space), arrays[f"penalty:{key}"], _PENALTY["tolerance"])
+    assert_close(penalty_gradient(alphas, space), arrays[f"grad_alpha:{key}"],
+                 _PENALTY["tolerance"])
+
+
+def test_penalty_by_default():
+    alphas = np.random.default_rng(0).normal(size=(3, 5))
+    p = np.exp(alphas) / np.exp(alphas).sum(axis=1, keepdims=True)
+    expected = 0.1 * (np.array([4, 1, 1, 2, 2]) * p ** 1.1).sum(axis=1).mean()
+    space = Space(structure.SEARCHED, (), structure.derive)
+    assert penalty(alphas, space) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_penalty_s_gradient_is_that_of_its_formula():
