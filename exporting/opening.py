@@ -1,9 +1,8 @@
 """ONNX files read as what they are: content from elsewhere.
 
-A file is read once, and refused if it points to other files, holds control flow, functions or
-operators outside the standard, or describes tensors of absurd size. What is left is tried by a
-child process first (`exporting.probe`), with bounded memory and time: where ONNX or a runtime
-crashes on it, that takes the child along and nothing else.
+A file is read once and tried by a child process (`exporting.probe`), with bounded memory and
+time, which says what the file is or why it is refused: where ONNX or a runtime crashes on it,
+that takes the child along and nothing else.
 """
 import json
 import signal
@@ -16,13 +15,12 @@ from common.errors import UserError
 from common.files import read_bytes
 from runs.description import check_description
 
-from .checks import check_contents
 from .packages import require
 
 __all__ = ["OnnxFile", "open_file"]
 
 _ROOT = Path(__file__).resolve().parents[1]
-_MOST_BYTES, _MOST_OUTPUTS = 1 << 30, 1 << 20
+_MOST_BYTES = 1 << 30
 _PROBE_SECONDS = 120
 
 
@@ -40,7 +38,6 @@ class OnnxFile:
     outputs : int
     description : dict or None
         What our metadata say; None for a file of others.
-    opset : int
     """
 
     path: Path
@@ -50,7 +47,6 @@ class OnnxFile:
     image_size: int
     outputs: int
     description: dict
-    opset: int
 
 
 def open_file(path, runtime="onnxruntime", precision="float32"):
@@ -61,54 +57,21 @@ def open_file(path, runtime="onnxruntime", precision="float32"):
     UserError
         If it is damaged, asks for more than is good, or does not run; one line.
     """
-    onnx = require("onnx")
-    require(runtime)
-    path = Path(path)
-    content = _read(path)
-    model = _parse(onnx, content, path)
+    for package in ("onnx", runtime):
+        require(package)
+    content = read_bytes(path, _MOST_BYTES)
+    file = OnnxFile(Path(path), content, **_probe(content, path, runtime, precision))
+    if file.description is not None:
+        check_description(file.description, path)
+        file.description["dataset"]["image_size"] = file.image_size
+    return file
+
+
+def _probe(content, path, runtime, precision):
+    """What the child process says of a file; raises UserError if the file is refused."""
     try:
-        input_name, pixels, image_size = check_contents(onnx, model)
-    except ValueError as error:
-        raise UserError(f"{path} is refused: {error}") from None
-    outputs = _probe(content, path, runtime, precision, (input_name, pixels, image_size))
-    description = _description(model, path, image_size)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return OnnxFile(path, content, input_name, pixels, image_size, outputs, description, opset)
-
-
-def _read(path):
-    return read_bytes(path, _MOST_BYTES)
-
-
-def _parse(onnx, content, path):
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load_model_from_string(content)
-    except (DecodeError, UnicodeDecodeError):
-        raise UserError(f"{path} is damaged or no ONNX file: it cannot be parsed") from None
-    if not model.HasField("graph") or not model.graph.node:
-        raise UserError(f"{path} is no ONNX file: it holds no network")
-    return model
-
-
-def _probe(content, path, runtime, precision, described):
-    """Have a child process run the file on two images.
-
-    Returns
-    -------
-    int
-        The number of outputs.
-
-    Raises
-    ------
-    UserError
-        If it does not run, or gives no logits.
-    """
-    command = [sys.executable, "-m", "exporting.probe", runtime, precision,
-               json.dumps(described)]
-    try:
-        done = subprocess.run(command, input=content, capture_output=True, cwd=_ROOT,
+        done = subprocess.run([sys.executable, "-m", "exporting.probe", runtime, precision],
+                              input=content, capture_output=True, cwd=_ROOT,
                               timeout=_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         raise UserError(f"{path} is refused: two images take it more than {_PROBE_SECONDS} "
@@ -122,26 +85,4 @@ def _probe(content, path, runtime, precision, described):
                         ) from None
     if "error" in answer:
         raise UserError(f"{path} is refused: {answer['error']}")
-    if len(answer["shape"]) != 2 or answer["shape"][0] != 2 or not (
-            1 <= answer["shape"][1] <= _MOST_OUTPUTS):
-        raise UserError(f"{path} is no image classifier: two images give an output of the shape "
-                        f"{tuple(answer['shape'])}")
-    return answer["shape"][1]
-
-
-def _description(model, path, image_size):
-    """The description in our metadata, or None."""
-    from .onnx_file import PREFIX
-
-    entries = [entry.value for entry in model.metadata_props if entry.key == PREFIX + "network"]
-    if not entries:
-        return None
-    try:
-        description = json.loads(entries[0])
-    except (ValueError, RecursionError):
-        description = None
-    if not isinstance(description, dict):
-        raise UserError(f"{path}: the description of its network is damaged")
-    check_description(description, path)
-    description["dataset"]["image_size"] = image_size
-    return description
+    return answer

@@ -1,9 +1,10 @@
-"""The optional packages, and one line for whoever lacks them."""
+"""The optional packages: one line for whoever lacks them, and one of what they say."""
 import importlib
 
 from common.errors import UserError
+from common.screen import printable
 
-__all__ = ["require"]
+__all__ = ["first_line", "require"]
 
 _EXTRAS = {"onnx": "export", "onnxruntime": "export", "openvino": "openvino",
            "torch": "pytorch"}
@@ -25,3 +26,9 @@ def require(name):
     package = name.partition(".")[0]
     raise UserError(f"{package} {reason}; install it with: make env EXTRAS={_EXTRAS[package]} "
                     f"(or pip install {package})")
+
+
+def first_line(error):
+    """What an error of theirs says, as one printable line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return printable(lines[0] if lines else type(error).__name__)[:300]

@@ -15,6 +15,8 @@ from common.files import replacing, write_text
 from graph.graph import load, save
 from graph.pytorch import to_pytorch
 
+from .packages import first_line
+
 __all__ = ["check_training", "make_program", "runners", "writers"]
 
 # The check of training: on so many images, at this rate.
@@ -36,17 +38,27 @@ def make_program(graph, arrays):
         For any number of images.
     sizes : str
         (H, W), or what else fits, too.
+
+    Raises
+    ------
+    UserError
+        If torch.export cannot write it.
     """
     module = to_pytorch(graph, arrays=arrays).eval()
     (_, height, width), = (node.shape()[1:] for node in graph.nodes if node.op == "input")
     auto = torch.export.Dim.AUTO
-    for free in ({2: auto, 3: auto}, {}):
-        program = torch.export.export(
-            module, (torch.zeros(2, 3, height, width),),
-            dynamic_shapes=({0: torch.export.Dim("images"), **free},))
-        if free and _takes(program, height + 1, width + 2):
-            return program, "of this and other sizes"
-    return program, "of this size only"
+    for sizes, free in (("of this and other sizes", {2: auto, 3: auto}),
+                        ("of this size only", {})):
+        try:
+            program = torch.export.export(
+                module, (torch.zeros(2, 3, height, width),),
+                dynamic_shapes=({0: torch.export.Dim("images"), **free},))
+        except Exception as error:  # torch.export's errors have no type in common
+            problem = first_line(error)
+            continue
+        if not free or _takes(program, height + 1, width + 2):
+            return program, sizes
+    raise UserError(f"torch.export cannot write this network: {problem}")
 
 
 def _takes(program, height, width):

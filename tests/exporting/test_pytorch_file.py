@@ -127,6 +127,26 @@ def test_the_size_of_images_is_named_where_it_is_fixed(tmp_path):
         program(torch.zeros(5, 3, 9, 7))
 
 
+@pytest.mark.parametrize("fails, sizes", [("any size", "of this size only"), ("all", None)])
+def test_what_pytorch_cannot_export_is_one_line(fails, sizes, tmp_path, monkeypatch):
+    export_program = torch.export.export
+
+    def fail(module, images, dynamic_shapes):
+        if fails == "all" or 2 in dynamic_shapes[0]:
+            raise RuntimeError("aten.sort has no rule\nand much more")
+        return export_program(module, images, dynamic_shapes=dynamic_shapes)
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    argv = ["--params", _RELEASED, "--format", "pytorch", "--output", str(tmp_path / "net")]
+    if sizes:
+        assert export.main(argv) == 0
+        assert sizes in (tmp_path / "net.README.txt").read_text()
+        return
+    with pytest.raises(UserError, match=r"cannot write this network: aten.sort has no rule$"):
+        export.main(argv)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_check_compares_and_trains(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(comparison, "_SECONDS", 0.02)
     argv = ["--pretrained", "cifar10-chaatac-b1", "--format", "pytorch", "--check",

@@ -3,9 +3,9 @@
     python -m tests.torture.fuzz_onnx --count 500 --seed 0
 
 A process of its own opens the files, and is watched: it must answer with the classes of the
-network or with one clear line, in bounded time and memory. Each file that passes the checks is
-tried by a grandchild, `exporting.probe`; where the runtime crashes there, that is counted, and
-refused in one line as everything else.
+network or with one clear line, in bounded time and memory. Each file is tried by a grandchild,
+`exporting.probe`; where the runtime crashes there, that is counted, and refused in one line as
+everything else.
 """
 import argparse
 import collections

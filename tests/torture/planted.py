@@ -1113,9 +1113,9 @@ PLANTED = (
 
     # ---- exporting -------------------------------------------------------------------------------
 
-    Bug("exporting/checks.py",
-        "_MOST_VALUES, _LARGEST_SIDE = 1 << 28, 4096",
-        "_MOST_VALUES, _LARGEST_SIDE = 1 << 62, 4096",
+    Bug("exporting/probe.py",
+        "_LARGEST_SIDE, _MOST_OUTPUTS = 1 << 28, 4096",
+        "_LARGEST_SIDE, _MOST_OUTPUTS = 1 << 62, 4096",
         "tests/test_exported_logits.py::test_a_tensor_of_absurd_size_is_refused_for_its_size"),
     Bug("exporting/command.py",
         "yield images if options.with_normalisation else normalised(images, description)",
