@@ -37,11 +37,6 @@ def _convolution(attrs, inputs, output):
     return products, products + bias
 
 
-def _transposed_convolution(attrs, inputs, _):
-    data, weight = inputs[:2]                              # weight (in, out / groups, k, k)
-    return math.prod(weight) * data[0] * math.prod(data[2:]), 0
-
-
 def _dense(attrs, inputs, output):
     out_units, in_units = inputs[1]
     bias = 0 if attrs.get("no_bias") else out_units
@@ -57,11 +52,8 @@ def _matrix_product(attrs, inputs, output):
 # Operator -> f(attributes, input shapes, output shape) -> (multiply-adds, paper's rule).
 _RULES = {
     "Convolution": _convolution,
-    "Deconvolution": _transposed_convolution,
     "FullyConnected": _dense,
     "batch_dot": _matrix_product,
-    "_linalg_gemm2": _matrix_product,
-    "dot": _matrix_product,
 }
 
 

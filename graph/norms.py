@@ -14,17 +14,10 @@ def _sync_batch_norm(node, shape):
     return math.prod(shape) // shape[1] * node.attrs.get("ndev", 1)
 
 
-def _group_norm(node, shape):
-    return math.prod(shape[1:]) // node.attrs.get("num_groups", 1)
-
-
 # Operator -> f(node, input shape) -> values that share a mean, or None if it is a fixed one.
 _VALUES = {
     "BatchNorm": _batch_norm,
     "_contrib_SyncBatchNorm": _sync_batch_norm,
-    "GroupNorm": _group_norm,
-    "InstanceNorm": lambda node, shape: math.prod(shape[2:]),
-    "LayerNorm": lambda node, shape: shape[node.attrs.get("axis", -1)],
 }
 
 
