@@ -268,7 +268,8 @@ def test_what_is_the_same_for_every_image_is_there_for_each(function):
     (lambda: nn.GroupNorm(1), "GroupNorm"),
     (lambda: nn.HybridLambda(lambda F, x: F.broadcast_mul(x, F.argmax(x, axis=1, keepdims=True))),
      "argmax"),
-    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_mul(x, F.sum(x, axis=0, exclude=True))),
+    (lambda: nn.HybridLambda(lambda F, x: F.broadcast_mul(x, F.sum(
+        x, axis=0, exclude=True, keepdims=True))),
      "sum .* axes"),
     (lambda: nn.HybridLambda("sort"), "sort"),
     (lambda: nn.HybridLambda(lambda F, x: F.pick(x, F.argmin(x, axis=1), axis=1, keepdims=True)),
