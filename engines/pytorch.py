@@ -257,6 +257,9 @@ class PyTorchEngine(KeepsState):
             logits = self._forward(x)
         losses = self._loss(logits, target)
         (losses.mean() * (self.loss_scale.scale if self.loss_scale else 1.0)).backward()
+        for parameter in self._module.parameters():
+            if parameter.grad is None:    # the loss does not depend on it: as in MXNet it decays
+                parameter.grad = torch.zeros_like(parameter)
         with torch.no_grad():
             return losses.sum(), _hits(logits, target)
 

@@ -40,4 +40,5 @@ class TorchWorkers(JoinedWorkers):
         with warnings.catch_warnings():    # of the option's new name, which not all versions have
             warnings.simplefilter("ignore", FutureWarning)
             # Running statistics stay each worker's own, until they are averaged for a file.
-            return DistributedDataParallel(module, broadcast_buffers=False)
+            # A graph that is known to be static may have parameters without a gradient.
+            return DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)

@@ -40,6 +40,17 @@ def normed(devices=1):
     return net
 
 
+class Blocked(gluon.nn.HybridBlock):
+    """A linear classifier beside another one, which no gradient reaches."""
+
+    def __init__(self, devices=1):
+        super().__init__()
+        self.learns, self.blocked = (gluon.nn.Dense(10, in_units=3 * 32 * 32) for _ in range(2))
+
+    def hybrid_forward(self, F, x):
+        return self.learns(x) + F.BlockGrad(self.blocked(x))
+
+
 def drawn(build, seed=0, init=None):
     """Initial weights of a network."""
     mx.random.seed(seed)

@@ -20,7 +20,7 @@ from model.activation import get_activation  # noqa: E402
 from model.zoo import build as build_network  # noqa: E402
 from training.scores import evaluate  # noqa: E402
 
-from .small import drawn, engine, images, linear, normed  # noqa: E402
+from .small import Blocked, drawn, engine, images, linear, normed  # noqa: E402
 
 KINDS = (GluonEngine, PyTorchEngine)
 NAG = Group("nag", weight_decay=1e-3)
@@ -153,6 +153,19 @@ def test_groups_learn_alike_one_by_one_and_from_added_gradients():
         np.testing.assert_array_equal(each.values(["2.bias"])[0], after["2.bias"])
         assert each.state().num_updates == [2, 2]
     _assert_close(*(each.weights() for each in trained), 1e-3)
+
+
+def test_parameters_without_a_gradient_decay_alike():
+    trained = _both(Blocked, group=Group("nag", weight_decay=0.5))
+    for each in trained:
+        _learn(each, range(3), 0.01)
+    weights = [each.weights() for each in trained]
+    _assert_close(*weights, 1e-4)
+    shrunk = weights[1]["blocked.weight"] / drawn(Blocked)["blocked.weight"]
+    assert shrunk.max() < 1 and shrunk.max() - shrunk.min() < 1e-5
+    half = engine(Blocked, kind=PyTorchEngine, dtype="float16")
+    _learn(half, range(1))
+    assert half.state().num_updates == [1]
 
 
 def test_every_image_is_scored_alike_and_training_goes_on_as_if_it_were_not():

@@ -110,6 +110,25 @@ def test_a_compiled_network_learns_in_several_processes(start):
         """), 0)
 
 
+def test_a_parameter_without_a_gradient_is_no_obstacle(start):
+    _end(start("""
+        from engines.interface import Group, Loss, Settings
+        from engines.pytorch import PyTorchEngine
+        from tests.engines.small import MEAN, STD, Blocked, drawn, images
+        engine = PyTorchEngine(Blocked, drawn(Blocked), Settings(
+            {"weights": Group("nag")}, Loss(10), MEAN, STD, (8, 3, 32, 32), compiled=False),
+            workers)
+        before, own = engine.weights(), images(8, seed=rank)
+        for step in range(3):
+            engine.learn((own.images, own.labels), (0, step), {"weights": 0.01})
+        after = engine.weights()
+        assert not np.array_equal(before["learns.weight"], after["learns.weight"])
+        np.testing.assert_array_equal(before["blocked.weight"], after["blocked.weight"])
+        sums = {name: float(array.sum()) for name, array in after.items()}
+        assert workers.gather(sums) == [sums, sums]
+        """), 0)
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_that_fails_ends_the_others_with_its_reason(start, rank):
     _, err = _end(start(f"""
