@@ -171,12 +171,11 @@ def introduce(address, secret, role, index, seconds):
         if "refused" not in answer and not link.check(secret, "warden", answer["welcome"]):
             raise ValueError
     except (ValueError, KeyError, RecursionError):
-        raise UserError(f"who answers at {address[0]}, port {address[1]}, is no scheduler of "
-                        "this run; is another program using DMLC_PS_ROOT_PORT or the next one?"
-                        ) from None
+        raise UserError(f"who answers at {address[0]}, port {address[1]}, is not of this run; is "
+                        "another program using that port?") from None
     if "refused" in answer:
-        raise UserError(f"the scheduler at {address[0]}, port {address[1] - 1}, has another "
-                        f"{SECRET} than this {role}; is another run using the same port?")
+        raise UserError(f"who answers at {address[0]}, port {address[1]}, has another secret than "
+                        f"this {role}; is another run using that port?")
     link.trust()
     link.sock.settimeout(silence)
     return link

@@ -57,6 +57,7 @@ def start(make_parser, train, argv=None):
     else:
         count = len(_pytorch_devices(options))
         if count > 1:
+            _check_norm(options)
             _share_threads(count)
             return torchrun.launch(_ROOT / parser.prog, argv, count)
     return train(agreed_options(options, parser, argv), parser.prog)
@@ -136,8 +137,13 @@ def _check_pytorch(options):
     if os.environ.get("DMLC_ROLE") or getattr(options, "kv_store", "device") != "device":
         raise UserError("--kv-store and machines.launch are MXNet's: with PyTorch --num-gpus "
                         "starts a process for each GPU, and torchrun those of several machines")
-    if torchrun.is_started() and str(
-            getattr(options, "norm_layer", None)).lower() == "syncbatchnorm":
+    if torchrun.is_started():
+        _check_norm(options)
+
+
+def _check_norm(options):
+    """Raise UserError if several processes of PyTorch are to normalise as one."""
+    if str(getattr(options, "norm_layer", None)).lower() == "syncbatchnorm":
         raise UserError("--norm-layer SyncBatchNorm: with PyTorch each GPU normalises by its own "
                         "images, and files get the mean of the statistics; use BatchNorm")
 

@@ -230,7 +230,7 @@ def _variables(address, **changed):
 
 def test_a_worker_of_another_run_is_told_so(address):
     Warden(address, 1, 1, 20, SECRET).start()
-    with pytest.raises(UserError, match="has another ATAC_SECRET than this worker; is another run"):
+    with pytest.raises(UserError, match="has another secret than this worker; is another run"):
         client.join(5, _variables(address, ATAC_SECRET="that of another run"))
 
 
@@ -248,5 +248,5 @@ def test_a_warden_that_is_none_is_not_believed(says):
                     pass
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(UserError, match="is no scheduler of this run; is another program"):
+        with pytest.raises(UserError, match="is not of this run; is another program"):
             client.join(5, _variables(server.getsockname()))

@@ -3,8 +3,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.arguments import Parser
 from common.errors import UserError
-from runs import engines
+from runs import engines, options
 
 
 def _options(**given):
@@ -60,14 +61,33 @@ def test_auto_takes_pytorch_where_only_that_can_use_the_gpu(machine, capsys, cap
 
 def test_pytorch_has_its_own_gpus_one_in_a_process(machine):
     machine((9, 0), 0)
-    options = _options(engine="pytorch")
-    assert engines.choose_devices(options) == ("gpu:0",)
-    options.gpus = "1"
-    assert engines.choose_devices(options) == ("gpu:1",)
+    given = _options(engine="pytorch")
+    assert engines.choose_devices(given) == ("gpu:0",)
+    given.gpus = "1"
+    assert engines.choose_devices(given) == ("gpu:1",)
     for gpus, error in (("0,1", "one device in a process"), ("2", "PyTorch finds 2 GPUs")):
-        options.gpus = gpus
+        given.gpus = gpus
         with pytest.raises(UserError, match=error):
-            engines.choose_devices(options)
+            engines.choose_devices(given)
+
+
+def test_synchronised_normalisation_is_refused_before_a_process_is_started(machine, monkeypatch):
+    machine((9, 0), 0)
+    parser = Parser(prog="train_imagenet.py")
+    for add in (options.add_v1b_options, options.add_device_options, options.add_run_options):
+        add(parser)
+    monkeypatch.setattr(engines, "set_threads", lambda **options: None)
+    monkeypatch.setattr(engines, "_share_threads", lambda count: None)
+    monkeypatch.setattr(engines.torchrun, "launch", lambda script, argv, count: count)
+
+    def started(*words):
+        return engines.start(lambda: parser, lambda options, script: "here",
+                             ["--engine", "pytorch", *words])
+
+    assert started("--num-gpus", "2") == 2
+    with pytest.raises(UserError, match="each GPU normalises by its own"):
+        started("--num-gpus", "2", "--norm-layer", "SyncBatchNorm")
+    assert started("--num-gpus", "1", "--norm-layer", "SyncBatchNorm") == "here"
 
 
 @pytest.mark.parametrize("given, error", [
