@@ -29,8 +29,8 @@ import numpy as np
 from .errors import FileError, UserError
 from .files import open_file, reason, replacing
 
-__all__ = ["ParamsError", "Record", "check_params", "parse_params", "read_params",
-           "write_params"]
+__all__ = ["ParamsError", "Record", "check_params", "difference", "parse_params",
+           "read_params", "write_params"]
 
 _MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -262,3 +262,27 @@ def _check_name(reader, number):
     if not name.isprintable():
         raise ParamsError(f"the name of array {number} is not printable: {name!r}")
     return name
+
+
+def difference(shapes, arrays):
+    """How arrays first differ, by name, from those of a network.
+
+    Parameters
+    ----------
+    shapes : dict of str to tuple of int
+        The network's.
+    arrays : dict of str to array
+
+    Returns
+    -------
+    str or None
+        A clause of which "it" is what holds the arrays; None if names and shapes are the same.
+    """
+    for name in sorted(shapes.keys() | arrays.keys()):
+        if name not in arrays:
+            return f"{name} is not in it"
+        if name not in shapes:
+            return f"the network has no {name}"
+        if arrays[name].shape != tuple(shapes[name]):
+            return f"{name} is {arrays[name].shape}, not {tuple(shapes[name])}"
+    return None

@@ -1,6 +1,8 @@
 """An engine's arrays by structural name, as files and checkpoints hold them."""
 import numpy as np
 
+from common.params import difference
+
 from .interface import EngineState, OtherNetwork
 
 __all__ = ["KeepsState", "check_arrays", "stored_moments"]
@@ -10,13 +12,9 @@ _RUNNING = ("running_mean", "running_var")
 
 def check_arrays(shapes, weights):
     """Raise OtherNetwork unless `weights` has an array of each shape, by name, and no other."""
-    for name in sorted(shapes.keys() | weights.keys()):
-        has = weights[name].shape if name in weights else None
-        wants = shapes.get(name)
-        if has != wants:
-            raise OtherNetwork("belongs to another network: " + (
-                f"{name} is not in it" if has is None else f"it has no {name}" if wants is None
-                else f"{name} is {has}, not {wants}"))
+    found = difference(shapes, weights)
+    if found:
+        raise OtherNetwork(f"belongs to another network: {found}")
 
 
 def stored_moments(state, name, shapes):

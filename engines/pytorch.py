@@ -400,6 +400,6 @@ def _all_finite(tensors):
 def _set(module, weights):
     """Set all that a module holds from arrays by structural name."""
     own = module.state_dict()
-    check_arrays({name: tuple(tensor.shape) for name, tensor in own.items()}, weights)
+    check_arrays({name: tensor.shape for name, tensor in own.items()}, weights)
     for name, tensor in own.items():
         tensor.copy_(torch.from_numpy(np.array(weights[name])))

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from common.errors import FileError, UserError
-from common.params import ParamsError, read_params
+from common.params import ParamsError, difference, read_params
 
 from .graph import Graph, trace
 
@@ -196,14 +196,10 @@ def load_params(module, path):
         arrays = read_params(path)
     except ParamsError as error:
         raise FileError(f"{path}: {error}") from None
-    own = module.state_dict()
-    for name in sorted(own.keys() | arrays.keys()):
-        if name not in arrays or name not in own:
-            raise FileError(f"{path} is of another network: {name} is only in the "
-                            f"{'network' if name in own else 'file'}")
-        if own[name].shape != arrays[name].shape:
-            raise FileError(f"{path} is of another network: {name} has the shape "
-                            f"{arrays[name].shape} there, {tuple(own[name].shape)} here")
+    found = difference({name: tensor.shape for name, tensor in module.state_dict().items()},
+                       arrays)
+    if found:
+        raise FileError(f"{path} is of another network: {found}")
     module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
 
 

@@ -9,6 +9,7 @@ import pytest
 from common.params import (
     ParamsError,
     check_params,
+    difference,
     parse_params,
     read_params,
     write_params,
@@ -158,3 +159,11 @@ def test_what_is_written_is_what_mxnet_writes(names, tmp_path):
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.parametrize("shapes, expected", [
+    ({"a": (2, 3), "b": ()}, None), ({"a": (2, 3)}, "the network has no b"),
+    ({"a": (2, 3), "b": (), "c": (1,)}, "c is not in it"),
+    ({"a": (3, 2), "c": ()}, r"a is (2, 3), not (3, 2)")])
+def test_the_first_difference_from_a_network_by_name(shapes, expected):
+    assert difference(shapes, {"b": np.zeros(()), "a": np.zeros((2, 3))}) == expected
