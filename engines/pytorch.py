@@ -11,6 +11,7 @@ import sys
 import sysconfig
 from collections import deque
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -69,7 +70,12 @@ def can_compile(device):
 
 
 def compiled(module):
-    """A module, compiled as a whole for inputs of one shape."""
+    """A module, compiled as a whole for inputs of one shape; what that gives is kept for later."""
+    with contextlib.suppress(OSError, RuntimeError):    # no home, or none to write in
+        cache = Path("~/.cache/torchinductor").expanduser()    # PyTorch's own choice is in /tmp
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     return torch.compile(module, dynamic=False, fullgraph=True)
 
 

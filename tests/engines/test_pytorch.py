@@ -1,5 +1,6 @@
 """PyTorch's engine computes what MXNet's does, and takes up where the other left off."""
 import copy
+import os
 import shutil
 
 import pytest
@@ -392,3 +393,18 @@ def test_without_a_compiler_it_computes_uncompiled_and_says_so(missing, monkeypa
     _learn(trained, range(1))
     text = capsys.readouterr().err
     assert text.count("\n") == 1 and "PyTorch computes uncompiled" in text
+
+
+@pytest.mark.parametrize("home, own, expected", [
+    ("home", None, "home/.cache/torchinductor"), ("file/home", None, None),
+    ("home", "elsewhere", "elsewhere")], ids=["home", "no home", "the user's own"])
+def test_what_was_compiled_is_kept_in_the_home_folder(home, own, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / (own or "")))
+    if own is None:
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    pytorch.compiled(torch.nn.Identity())
+    found = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    assert found == (expected and str(tmp_path / expected))
