@@ -8,11 +8,11 @@
 """
 import argparse
 import ast
-import sys
 from collections import namedtuple
 from functools import partial
 
-from common.errors import run_script
+from common.arguments import Parser, positive_int
+from common.errors import UserError, run_script
 
 __all__ = ["TableRow", "table_rows", "measure_table", "format_layers", "format_table", "main"]
 
@@ -154,30 +154,17 @@ def _assignment(text):
         return key, value
 
 
-def _positive(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not '{text}'")
-    return int(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def parse_args(argv=None):
-    """Options of the command line; unusable ones end the program with code 2."""
-    parser = _Parser(
+    """Options of the command line; raises UserError for unusable ones."""
+    parser = Parser(
         prog="python -m tools.complexity",
         description="Parameters and multiply-adds of a network, layer by layer.")
     parser.add_argument("--model", metavar="NAME", help="network, a name of model.list_models()")
     parser.add_argument("--table", action="store_true",
                         help="the paper's ImageNet comparison, rebuilt, in place of one network")
-    parser.add_argument("--classes", type=_positive, metavar="N",
+    parser.add_argument("--classes", type=positive_int, metavar="N",
                         help="number of classes (default: the network's own)")
-    parser.add_argument("--input-size", type=_positive, metavar="N",
+    parser.add_argument("--input-size", type=positive_int, metavar="N",
                         help="side of the image in pixels (default: 32 for CIFAR networks, "
                              "else 224)")
     parser.add_argument("--format", choices=("text", "markdown"), default="text",
@@ -185,7 +172,7 @@ def parse_args(argv=None):
     slots = parser.add_argument_group("slots")
     slots.add_argument("--activation", "--act-type", metavar="UNIT",
                        help="unit of the activation slots")
-    slots.add_argument("--reduction", "--r", type=_positive, metavar="R",
+    slots.add_argument("--reduction", "--r", type=positive_int, metavar="R",
                        help="that unit's bottleneck: channels / R")
     slots.add_argument("--act-layers", type=int, metavar="N",
                        help="how many stages (and head) get the unit")
@@ -200,26 +187,21 @@ def parse_args(argv=None):
                                                       "may be repeated")
     args = parser.parse_args(argv)
     if bool(args.model) == args.table:
-        parser.error("give either --model NAME or --table")
+        raise UserError("give either --model NAME or --table")
     if args.table and (args.input_size or _options(args)):
-        parser.error("--table is of fixed networks at 224 pixels: it takes --format only")
+        raise UserError("--table is of fixed networks at 224 pixels: it takes --format only")
     return args
 
 
 def _options(args):
     """The keyword arguments of `model.get_model` that the command line asks for."""
-    options = dict(args.set)
-    for name in ("classes", "activation", "act_layers", "act_order", "replace_act", "attention"):
-        if getattr(args, name) is not None:
-            options[name] = getattr(args, name)
-    act_options, attn_options = dict(args.set_act), dict(args.set_attn)
-    if args.reduction is not None:
-        act_options["reduction"] = args.reduction
-    if act_options:
-        options["act_options"] = act_options
-    if attn_options:
-        options["attn_options"] = attn_options
-    return options
+    options = {**dict(args.set), **{
+        name: getattr(args, name) for name in ("classes", "activation", "act_layers", "act_order",
+                                               "replace_act", "attention")}}
+    reduction = {} if args.reduction is None else {"reduction": args.reduction}
+    options.update(act_options={**dict(args.set_act), **reduction},
+                   attn_options=dict(args.set_attn))
+    return {name: value for name, value in options.items() if value not in (None, {})}
 
 
 def _report(args):
@@ -235,13 +217,12 @@ def _report(args):
 
 
 def main(argv=None):
-    """Print what the command line asks for; returns the exit code, 2 for unusable options."""
+    """Print what the command line asks for; returns the exit code."""
     args = parse_args(argv)
     try:
         print(_report(args))
-    except (ValueError, TypeError) as error:
-        print(f"python -m tools.complexity: error: {error}", file=sys.stderr)
-        return 2
+    except TypeError as error:
+        raise UserError(f"an option has a value of another kind than it takes: {error}") from None
     return 0
 
 
