@@ -17,8 +17,8 @@ from numbers import Integral
 
 from mxnet.gluon import nn
 
-from .layers import Gated
-from .registry import Registry, UserError
+from .layers import Gated, conv1x1, depthwise
+from .registry import Registry, UserError, check_choice
 
 __all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "xUnitS", "Mish", "ACTIVATIONS",
            "get_activation", "list_activations"]
@@ -91,15 +91,6 @@ def hidden_channels(channels, reduction):
     return max(channels // reduction, 1)
 
 
-def _pointwise(in_channels, channels):
-    return nn.Conv2D(channels, kernel_size=1, use_bias=False, in_channels=in_channels)
-
-
-def _depthwise(channels, kernel_size, dilation=1):
-    return nn.Conv2D(channels, kernel_size, padding=same_padding(kernel_size, dilation),
-                     dilation=dilation, groups=channels, use_bias=False, in_channels=channels)
-
-
 class _SigmoidGated(Gated):
     """y = x * sigmoid(module(x))."""
 
@@ -148,11 +139,11 @@ class ChaATAC(_SigmoidGated):
         with self.module.name_scope():
             if use_global:
                 self.module.add(nn.GlobalAvgPool2D())
-            self.module.add(_pointwise(channels, inter_channels),
+            self.module.add(conv1x1(channels, inter_channels),
                             norm_layer(in_channels=inter_channels, **norm_kwargs))
             if use_relu:
                 self.module.add(nn.Activation("relu"))
-            self.module.add(_pointwise(inter_channels, channels),
+            self.module.add(conv1x1(inter_channels, channels),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
 
@@ -186,13 +177,14 @@ class SpaATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         check_positive(channels=channels)
+        padding = same_padding(kernel_size, dilation)
         norm_kwargs = norm_kwargs or {}
         with self.module.name_scope():
-            self.module.add(_depthwise(channels, kernel_size, dilation),
+            self.module.add(depthwise(channels, kernel_size, padding, dilation=dilation),
                             norm_layer(in_channels=channels, **norm_kwargs))
             if use_relu:
                 self.module.add(nn.Activation("relu"))
-            self.module.add(_depthwise(channels, kernel_size, dilation),
+            self.module.add(depthwise(channels, kernel_size, padding, dilation=dilation),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
 
@@ -228,15 +220,16 @@ class SeqATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
+        padding = same_padding(kernel_size, dilation)
         norm_kwargs = norm_kwargs or {}
         with self.module.name_scope():
-            self.module.add(_depthwise(channels, kernel_size, dilation),
+            self.module.add(depthwise(channels, kernel_size, padding, dilation=dilation),
                             norm_layer(in_channels=channels, **norm_kwargs),
-                            _pointwise(channels, inter_channels),
+                            conv1x1(channels, inter_channels),
                             norm_layer(in_channels=inter_channels, **norm_kwargs))
             if use_relu:
                 self.module.add(nn.Activation("relu"))
-            self.module.add(_pointwise(inter_channels, channels),
+            self.module.add(conv1x1(inter_channels, channels),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
 
@@ -275,15 +268,14 @@ class xUnit(Gated):  # noqa: N801  (the published name)
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         check_positive(channels=channels)
-        if gate not in _XUNIT_GATES:
-            raise UserError(f"gate must be one of {', '.join(_XUNIT_GATES)}, not {gate!r}")
+        check_choice("gate", gate, _XUNIT_GATES)
         norm_kwargs = norm_kwargs or {}
         self._to_gate = _XUNIT_GATES[gate]
         with self.name_scope():
             self.module = nn.HybridSequential(prefix="")
             self.module.add(norm_layer(in_channels=channels, **norm_kwargs),
                             nn.Activation("relu"),
-                            _depthwise(channels, kernel_size),
+                            depthwise(channels, kernel_size, same_padding(kernel_size)),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
     def gate(self, F, x):

@@ -22,8 +22,8 @@ import math
 from mxnet.gluon import nn
 
 from .activation import ChaATAC, check_positive, hidden_channels, same_padding
-from .layers import Gated
-from .registry import Registry, UserError
+from .layers import Gated, depthwise
+from .registry import Registry, UserError, check_choice
 
 __all__ = ["SE", "ChannelAttention", "SpatialAttention", "CBAM", "MVAM", "ZAM", "GE", "ECA",
            "BAM", "ATTENTIONS", "get_attention", "list_attentions", "translate_reference_key"]
@@ -83,11 +83,6 @@ def translate_reference_key(key):
     return f"{_REFERENCE_NAMES.get(module, module)}.{parameter}"
 
 
-def _check_choice(option, value, choices):
-    if value not in choices:
-        raise UserError(f"{option} must be one of {', '.join(map(str, choices))}, not {value!r}")
-
-
 # ---- statistics over positions: (N, C, H, W) -> (N, C, 1, 1) ----
 
 def _mean_over_positions(F, x):
@@ -110,11 +105,11 @@ def _variance_over_positions(F, x):
 
 # ---- statistics over C channels: (N, C, H, W) -> (N, 1, H, W) ----
 
-def _mean_over_channels(F, x, channels):
+def _mean_over_channels(F, x, channels=None):
     return F.mean(x, axis=1, keepdims=True)
 
 
-def _max_over_channels(F, x, channels):
+def _max_over_channels(F, x, channels=None):
     # Unlike F.max's, of equal maxima the first gets the gradient.
     return F.pick(x, F.argmax(x, axis=1), axis=1, keepdims=True)
 
@@ -137,7 +132,7 @@ def _check_statistics(statistics, known):
     if not statistics:
         raise UserError(f"statistics must name at least one of {', '.join(known)}")
     for statistic in statistics:
-        _check_choice("statistics", statistic, known)
+        check_choice("statistics", statistic, known)
     return statistics
 
 
@@ -236,17 +231,21 @@ _ORDERS = ("channel-spatial", "spatial-channel")
 
 
 class _TwoHalves(nn.HybridBlock):
-    """A channel and a spatial unit, `channel` and `spatial`, one after the other."""
+    """A channel and a spatial unit, `channel` and `spatial`, one after the other.
 
-    def __init__(self, order, **kwargs):
+    With `skip`, each adds its input to its output.
+    """
+
+    def __init__(self, order, skip=False, **kwargs):
         super().__init__(**kwargs)
-        _check_choice("order", order, _ORDERS)
-        self._order = order
+        check_choice("order", order, _ORDERS)
+        self._order, self._skip = order, skip
 
     def hybrid_forward(self, F, x):
-        if self._order == "channel-spatial":
-            return self.spatial(self.channel(x))
-        return self.channel(self.spatial(x))
+        halves = (self.channel, self.spatial)
+        for half in halves if self._order == "channel-spatial" else reversed(halves):
+            x = half(x) + x if self._skip else half(x)
+        return x
 
 
 @ATTENTIONS.register("CBAM")
@@ -325,19 +324,13 @@ class MVAM(CBAM):
                          ("mean", "var"), spatial_bias, **kwargs)
 
 
-class _ParameterFreeChannelGate(Gated):
-    def gate(self, F, x):
-        return F.sigmoid(_mean_over_positions(F, x) + _max_over_positions(F, x))
-
-
-class _ParameterFreeSpatialGate(Gated):
-    def __init__(self, channels, **kwargs):
+class _ParameterFreeGate(Gated):
+    def __init__(self, mean, maximum, **kwargs):
         super().__init__(**kwargs)
-        self._channels = channels
+        self._mean, self._maximum = mean, maximum
 
     def gate(self, F, x):
-        return F.sigmoid(_mean_over_channels(F, x, self._channels)
-                         + _max_over_channels(F, x, self._channels))
+        return F.sigmoid(self._mean(F, x) + self._maximum(F, x))
 
 
 @ATTENTIONS.register("ZAM")
@@ -361,18 +354,11 @@ class ZAM(_TwoHalves):
     """
 
     def __init__(self, channels, skip=False, order="channel-spatial", **kwargs):
-        super().__init__(order, **kwargs)
+        super().__init__(order, skip, **kwargs)
         check_positive(channels=channels)
-        self._skip = skip
         with self.name_scope():
-            self.channel = _ParameterFreeChannelGate()
-            self.spatial = _ParameterFreeSpatialGate(channels)
-
-    def hybrid_forward(self, F, x):
-        halves = (self.channel, self.spatial)
-        for half in halves if self._order == "channel-spatial" else reversed(halves):
-            x = half(x) + x if self._skip else half(x)
-        return x
+            self.channel = _ParameterFreeGate(_mean_over_positions, _max_over_positions)
+            self.spatial = _ParameterFreeGate(_mean_over_channels, _max_over_channels)
 
 
 @ATTENTIONS.register("SE")
@@ -482,8 +468,8 @@ class GE(Gated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         check_positive(channels=channels)
-        _check_choice("variant", variant, _VARIANTS)
-        _check_choice("extent", extent, _EXTENTS)
+        check_choice("variant", variant, _VARIANTS)
+        check_choice("extent", extent, _EXTENTS)
         if size is not None and (extent != "global" or variant == "theta-"):
             raise UserError("size belongs to the variants theta and theta+ of global extent")
         self._extent = extent
@@ -498,17 +484,17 @@ class GE(Gated):
                                                  padding=extent - 1, count_include_pad=False))
             self.excite = None
             if variant == "theta+":
-                self.excite = _bottleneck(channels, reduction)
+                self.excite = _bottleneck(channels, reduction, "excite_")
 
     def _add_convolutions(self, channels, size, norm_layer, norm_kwargs):
         if self._extent == "global":
-            self.gather.add(_depthwise(channels, size or 1), norm_layer(in_channels=channels,
+            self.gather.add(depthwise(channels, size or 1), norm_layer(in_channels=channels,
                                                                         **norm_kwargs))
             return
         for halving in range(self._extent.bit_length() - 1):    # log2 of the extent
             if halving:
                 self.gather.add(nn.Activation("relu"))
-            self.gather.add(_depthwise(channels, 3, stride=2, padding=1),
+            self.gather.add(depthwise(channels, 3, padding=1, stride=2),
                             norm_layer(in_channels=channels, **norm_kwargs))
 
     def gate(self, F, x):
@@ -525,14 +511,10 @@ class GE(Gated):
         return F.slice_like(gate, x, axes=(2, 3))
 
 
-def _depthwise(channels, kernel_size, stride=1, padding=0):
-    return nn.Conv2D(channels, kernel_size, strides=stride, padding=padding, groups=channels,
-                     use_bias=False, in_channels=channels)
-
-
-def _bottleneck(channels, reduction):
+def _bottleneck(channels, reduction, prefix):
+    """Two point-wise layers with biases and a ReLU between, as a HybridSequential."""
     inter_channels = hidden_channels(channels, reduction)
-    layers = nn.HybridSequential(prefix="excite_")
+    layers = nn.HybridSequential(prefix=prefix)
     with layers.name_scope():
         layers.add(nn.Conv2D(inter_channels, 1, in_channels=channels),
                    nn.Activation("relu"),
@@ -576,12 +558,9 @@ class BAM(nn.HybridBlock):
         padding = same_padding(3, dilation)
         norm_kwargs = norm_kwargs or {}
         with self.name_scope():
-            self.channel = nn.HybridSequential(prefix="channel_")
+            self.channel = _bottleneck(channels, reduction, "channel_")
             with self.channel.name_scope():
-                self.channel.add(nn.Conv2D(inter_channels, 1, in_channels=channels),
-                                 nn.Activation("relu"),
-                                 nn.Conv2D(channels, 1, in_channels=inter_channels),
-                                 norm_layer(in_channels=channels, **norm_kwargs))
+                self.channel.add(norm_layer(in_channels=channels, **norm_kwargs))
             self.spatial = nn.HybridSequential(prefix="spatial_")
             with self.spatial.name_scope():
                 in_channels = channels

@@ -24,6 +24,7 @@ packages ``model``, ``training`` and ``data.imagenet`` do so themselves.
 """
 import contextlib
 import ctypes
+import functools
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -90,6 +91,7 @@ def restore_numpy_names(module=np):
     return list(added)
 
 
+@functools.total_ordering
 class LooseVersion:
     """Stand-in for ``distutils.version.LooseVersion``: compares dotted versions."""
 
@@ -119,15 +121,6 @@ class LooseVersion:
     def __lt__(self, other):
         mine, theirs = self._key(other)
         return mine < theirs
-
-    def __le__(self, other):
-        return self < other or self == other
-
-    def __gt__(self, other):
-        return not self <= other
-
-    def __ge__(self, other):
-        return not self < other
 
 
 def restore_distutils():

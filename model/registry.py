@@ -7,7 +7,7 @@ import difflib
 import inspect
 from functools import partial
 
-__all__ = ["Registry", "UserError", "did_you_mean"]
+__all__ = ["Registry", "UserError", "check_choice", "did_you_mean"]
 
 
 class UserError(ValueError):
@@ -25,6 +25,12 @@ def did_you_mean(name, known):
     spelling = {each.lower(): each for each in known}
     close = difflib.get_close_matches(str(name).lower(), spelling, n=1, cutoff=0.5)
     return f" Did you mean '{spelling[close[0]]}'?" if close else ""
+
+
+def check_choice(option, value, choices):
+    """Raise UserError unless the value of an option is among its choices."""
+    if value not in choices:
+        raise UserError(f"{option} must be one of {', '.join(map(str, choices))}, not {value!r}")
 
 
 class Registry:

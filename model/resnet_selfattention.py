@@ -17,15 +17,12 @@ from mxnet import init
 from mxnet.gluon import nn
 
 from .activation import check_positive, same_padding
+from .layers import LAYERS, conv1x1, conv3x3
 from .registry import UserError
-from .resnet_v1b import LAYERS, ResNetV1b, replace_child
+from .resnet_v1b import ResNetV1b, replace_child
 
 __all__ = ["LocalSelfAttention", "RelativeSelfAttention", "AugmentedConv",
            "fa_resnet50", "aa_resnet50"]
-
-
-def _conv(in_channels, channels, kernel_size=1, **kwargs):
-    return nn.Conv2D(channels, kernel_size, use_bias=False, in_channels=in_channels, **kwargs)
 
 
 def _check_heads(heads, per_head=1, **widths):
@@ -72,9 +69,9 @@ class LocalSelfAttention(nn.HybridBlock):
         self._window = {"kernel": (kernel_size,) * 2, "stride": (1, 1), "dilate": (dilation,) * 2,
                         "pad": (same_padding(kernel_size, dilation),) * 2}
         with self.name_scope():
-            self.query = _conv(channels, channels)
-            self.key = _conv(channels, channels)
-            self.value = _conv(channels, channels)
+            self.query = conv1x1(channels, channels)
+            self.key = conv1x1(channels, channels)
+            self.value = conv1x1(channels, channels)
             shape, normal = (heads, width // 2, kernel_size), init.Normal(width ** -0.5)
             self.row_embedding = self.params.get("row_embedding", shape=shape, init=normal)
             self.column_embedding = self.params.get("column_embedding", shape=shape, init=normal)
@@ -157,8 +154,8 @@ class RelativeSelfAttention(nn.HybridBlock):
         self._heads, self._size = heads, size
         self._key_channels, self._scale = key_channels, (key_channels // heads) ** -0.5
         with self.name_scope():
-            self.qkv = _conv(in_channels, 2 * key_channels + value_channels)
-            self.project = _conv(value_channels, value_channels)
+            self.qkv = conv1x1(in_channels, 2 * key_channels + value_channels)
+            self.project = conv1x1(value_channels, value_channels)
             shape, normal = (2 * size - 1, key_channels // heads), init.Normal(self._scale)
             self.row_embedding = self.params.get("row_embedding", shape=shape, init=normal)
             self.column_embedding = self.params.get("column_embedding", shape=shape, init=normal)
@@ -235,8 +232,7 @@ class AugmentedConv(nn.HybridBlock):
             raise UserError(f"the attention's {value_channels} channels leave none of "
                              f"{channels} to the convolution")
         with self.name_scope():
-            self.conv = _conv(channels, channels - value_channels, 3, strides=stride,
-                              padding=dilation, dilation=dilation)
+            self.conv = conv3x3(channels, channels - value_channels, stride, dilation)
             self.pools = nn.HybridSequential(prefix="")
             for step in (stride, 2 if pool else 1):
                 if step > 1:

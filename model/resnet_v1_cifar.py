@@ -11,9 +11,9 @@ from mxnet.gluon import nn
 
 from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
-from .layers import GlobalMean, conv1x1, conv3x3
-from .registry import UserError
-from .slots import is_sequence, unit_factory, units_by_block, units_by_position
+from .layers import LAYERS, GlobalMean, conv1x1, conv3x3
+from .registry import UserError, check_choice
+from .slots import is_sequence, units_by_block, units_by_position
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNetV1CIFAR", "resnet18", "resnet34", "resnet50",
            "resnet101", "resnet152"]
@@ -117,16 +117,6 @@ class Bottleneck(nn.HybridBlock):
         return self.act3(out + shortcut)
 
 
-# Depth -> block and blocks per stage.
-_DEPTHS = {
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
-    152: (Bottleneck, (3, 8, 36, 3)),
-}
-
-
 class _PlusAttention(nn.HybridBlock):
     """x + attention(x): the slot before the classifier."""
 
@@ -191,17 +181,16 @@ class ResNetV1CIFAR(nn.HybridBlock):
                  attn_options=None, attention_at=("block",), width=1.0, stem="conv3", drop_rate=0.0,
                  **kwargs):
         super().__init__(**kwargs)
-        if depth not in _DEPTHS:
-            raise UserError(f"depth must be one of {', '.join(map(str, _DEPTHS))}, not {depth}")
+        check_choice("depth", depth, LAYERS)
         check_positive(classes=classes)
         check_rate(drop_rate=drop_rate)
-        block, layers = _DEPTHS[depth]
+        block, layers = Bottleneck if depth >= 50 else BasicBlock, LAYERS[depth]
         slots = _attention_slots(attention, attention_at)
         stem_channels, *stage_channels = _channels(width, block.expansion)
         self.num_blocks = sum(layers)
-        plain = unit_factory(ACTIVATIONS, replace_act)
+        plain = ACTIVATIONS.configure(replace_act)
         act_units = units_by_position(len(layers), act_layers, act_order,
-                                      unit_factory(ACTIVATIONS, activation, act_options), plain)
+                                      ACTIVATIONS.configure(activation, act_options), plain)
         attn_layers = units_by_block(
             ATTENTIONS, attention if {"block", "identity"} & set(slots) else None, attn_options,
             self.num_blocks)
@@ -220,7 +209,7 @@ class ResNetV1CIFAR(nn.HybridBlock):
                                               "block" in slots))
                 in_channels = channels
             if "classifier" in slots:
-                attn_layer = unit_factory(ATTENTIONS, attention, attn_options)
+                attn_layer = ATTENTIONS.configure(attention, attn_options)
                 self.features.add(_PlusAttention(in_channels, attn_layer))
             self.features.add(GlobalMean())
             if drop_rate:
@@ -253,8 +242,7 @@ def _channels(width, expansion):
 
 
 def _add_stem(features, stem, channels, act_layer):
-    if stem not in STEMS:
-        raise UserError(f"stem must be one of {', '.join(STEMS)}, not {stem!r}")
+    check_choice("stem", stem, STEMS)
     if stem == "conv3":
         features.add(conv3x3(3, channels))
     else:

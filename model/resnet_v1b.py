@@ -18,16 +18,13 @@ from mxnet.gluon import contrib, nn
 
 from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
-from .registry import Registry, UserError
-from .slots import unit_factory, units_by_position
+from .layers import LAYERS
+from .registry import Registry, UserError, check_choice
+from .slots import units_by_position
 
-__all__ = ["ResNetV1b", "BasicBlock", "Bottleneck", "GroupNorm", "LAYERS", "NORMS",
+__all__ = ["ResNetV1b", "BasicBlock", "Bottleneck", "GroupNorm", "NORMS",
            "resnet18_v1b", "resnet34_v1b", "resnet50_v1b", "resnet101_v1b", "resnet152_v1b",
            "resnet50_v1b_atac"]
-
-# Depth -> blocks in each stage.
-LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
-          152: (3, 8, 36, 3)}
 
 NORMS = Registry("normalisation")
 NORMS.register("BatchNorm")(nn.BatchNorm)
@@ -166,11 +163,11 @@ class Bottleneck(_Slotted, resnetv1b.BottleneckV1b):
 
 
 def _normalised_unit(registry, what, options, norm):
-    """As `unit_factory`; a unit that normalises gets the network's own normalisation."""
+    """A factory of units; one that normalises gets the network's own normalisation."""
     factory = registry.resolve(what)
     accepted = inspect.signature(factory).parameters
     own = {name: value for name, value in norm.items() if name in accepted}
-    return unit_factory(registry, what, {**own, **(options or {})})
+    return registry.configure(what, {**own, **(options or {})})
 
 
 class ResNetV1b(resnetv1b.ResNetV1b):
@@ -259,8 +256,7 @@ class ResNetV1b(resnetv1b.ResNetV1b):
 
 def _check(depth, classes, stem_width, final_drop, layers):
     """Blocks per stage, after checks of the numbers that GluonCV does not check."""
-    if depth not in LAYERS:
-        raise UserError(f"depth must be one of {', '.join(map(str, LAYERS))}, not {depth!r}")
+    check_choice("depth", depth, LAYERS)
     check_positive(classes=classes, stem_width=stem_width)
     check_rate(final_drop=final_drop)
     layers = LAYERS[depth] if layers is None else tuple(layers)

@@ -9,7 +9,7 @@ from mxnet.gluon import nn
 from .activation import ACTIVATIONS, check_positive, check_rate
 from .attention import ATTENTIONS
 from .layers import GlobalMean, conv1x1, conv3x3
-from .slots import unit_factory, units_by_block, units_by_position
+from .slots import units_by_block, units_by_position
 
 __all__ = ["PreActBlock", "ResNetV2CIFAR", "translate_reference_key"]
 
@@ -127,8 +127,8 @@ class ResNetV2CIFAR(nn.HybridBlock):
         super().__init__(**kwargs)
         check_positive(blocks=blocks, classes=classes)
         check_rate(drop_rate=drop_rate)
-        unit = unit_factory(ACTIVATIONS, activation, act_options)
-        plain = unit_factory(ACTIVATIONS, replace_act)
+        unit = ACTIVATIONS.configure(activation, act_options)
+        plain = ACTIVATIONS.configure(replace_act)
         self.num_blocks = blocks * (len(channels) - 1)
         attn_layers = units_by_block(ATTENTIONS, attention, attn_options, self.num_blocks)
         *stage_units, head_unit = units_by_position(len(channels), act_layers, act_order,

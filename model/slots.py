@@ -1,7 +1,7 @@
 """Which slots of a host get which unit: pure functions, shared by all hosts."""
-from .registry import UserError
+from .registry import UserError, check_choice
 
-__all__ = ["ORDERS", "is_sequence", "unit_factory", "units_by_block", "units_by_position"]
+__all__ = ["ORDERS", "is_sequence", "units_by_block", "units_by_position"]
 
 ORDERS = ("bac", "pre")
 
@@ -30,24 +30,12 @@ def units_by_position(positions, layers, order, unit, replacement):
     UserError
         If `layers` or `order` is out of range.
     """
-    if order not in ORDERS:
-        raise UserError(f"act_order must be one of {', '.join(ORDERS)}, not {order!r}")
+    check_choice("act_order", order, ORDERS)
     if not 0 <= layers <= positions:
         raise UserError(f"act_layers must lie in 0 ... {positions}, not {layers}")
     if order == "bac":
         return (replacement,) * (positions - layers) + (unit,) * layers
     return (unit,) * layers + (replacement,) * (positions - layers)
-
-
-def unit_factory(registry, what, options=None):
-    """A callable of `channels` that builds the unit `what` with `options`.
-
-    Raises
-    ------
-    UserError
-        If `what` is a name that `registry` does not know, or has no such option.
-    """
-    return registry.configure(what, options)
 
 
 def units_by_block(registry, what, options, blocks):
@@ -78,7 +66,7 @@ def units_by_block(registry, what, options, blocks):
         what = [what] * blocks
     if len(what) != blocks:
         raise UserError(f"{len(what)} {registry.kind} units were given for {blocks} blocks")
-    return tuple(unit_factory(registry, unit, options) if unit else None for unit in what)
+    return tuple(registry.configure(unit, options) if unit else None for unit in what)
 
 
 def is_sequence(what):

@@ -14,7 +14,7 @@ import numpy as np
 from mxnet.gluon import nn
 
 from .attention import CBAM, ChannelAttention, SpatialAttention
-from .registry import UserError
+from .registry import UserError, check_choice
 
 __all__ = ["SEARCHED", "OPERATIONS", "KINDS", "SearchableAttention", "ParallelAttention",
            "searchable_units", "derive", "structure_unit", "Structure"]
@@ -34,8 +34,7 @@ _ORDERS = {"CA(+)SA": "channel-spatial", "SA(+)CA": "spatial-channel"}
 
 
 def _kind_statistics(kind):
-    if kind not in KINDS:
-        raise UserError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    check_choice("kind", kind, KINDS)
     return KINDS[kind]
 
 
