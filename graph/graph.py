@@ -30,8 +30,6 @@ _VARIABLES = ("input", "parameter", "state")
 # Without it, MXNet takes a symbol for one of its first versions and changes it.
 _MXNET_VERSION = 10901
 _FORMAT = "graph 1"
-_DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "I32": "int32",
-           "I64": "int64", "U8": "uint8", "BOOL": "bool"}
 _MOST_HEADER_BYTES = 1 << 26
 
 
@@ -379,7 +377,7 @@ def save(path, graph, arrays):
     path : str or pathlib.Path
     graph : Graph
     arrays : dict of str to numpy.ndarray
-        A value for each of ``graph.variables``.
+        A value for each of ``graph.variables``; written in float32.
 
     Raises
     ------
@@ -392,22 +390,25 @@ def save(path, graph, arrays):
             for node in graph.nodes]
     content = {"format": _FORMAT, "nodes": rows,
                "outputs": [(numbers[node], k) for node, k in graph.outputs]}
-    header, values, end = {"__metadata__": {"graph": json.dumps(content)}}, [], 0
-    codes = {dtype: code for code, dtype in _DTYPES.items()}
     for name, node in graph.variables.items():
-        array = np.ascontiguousarray(arrays[name]) if name in arrays else None
-        if array is None or array.shape != node.shape():
+        if name not in arrays or arrays[name].shape != node.shape():
             raise ValueError(f"{name} has no array of shape {node.shape()}")
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": codes[array.dtype.name], "shape": array.shape,
-                        "data_offsets": (start, end)}
-        values.append(array)
+    header = {"__metadata__": {"graph": json.dumps(content)}, **_places(graph.variables)[0]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for array in values:
-            stream.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        for name in graph.variables:
+            stream.write(arrays[name].astype("<f4").tobytes())
+
+
+def _places(variables):
+    """The header's entry of each array, in the order of `variables`, and their bytes in all."""
+    entries, end = {}, 0
+    for name, node in variables.items():
+        start, end = end, end + 4 * math.prod(node.shape())
+        entries[name] = {"dtype": "F32", "shape": list(node.shape()), "data_offsets": [start, end]}
+    return entries, end
 
 
 def load(path):
@@ -429,7 +430,7 @@ def load(path):
             if not 2 <= length <= _MOST_HEADER_BYTES:
                 raise ValueError("it does not begin as a safetensors file")
             header = json.loads(stream.read(length))
-            graph = _parse_graph(json.loads(header["__metadata__"]["graph"]))
+            graph = _parse_graph(json.loads(header.pop("__metadata__")["graph"]))
             return graph, _read_arrays(stream, header, graph.variables)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError,
                 RecursionError) as error:
@@ -467,21 +468,12 @@ def _entries(pairs, nodes):
 
 def _read_arrays(stream, header, variables):
     """The arrays, which fill the rest of the file in the order of `variables`."""
-    if header.keys() - {"__metadata__"} != variables.keys():
-        raise ValueError("its arrays are not those of its graph")
-    arrays, end = {}, 0
-    for name, node in variables.items():
-        entry = header[name]
-        dtype = np.dtype(_DTYPES[entry["dtype"]]).newbyteorder("<")
-        start, end = end, end + math.prod(node.shape()) * dtype.itemsize
-        if tuple(entry["shape"]) != node.shape() or tuple(entry["data_offsets"]) != (start, end):
-            raise ValueError(f"{name} is not where it should be")
+    entries, size = _places(variables)
+    if header != entries:
+        raise ValueError("its arrays are not those of its graph, in float32 and in its order")
     start = stream.tell()
-    if stream.seek(0, 2) - start != end:
-        raise ValueError(f"its arrays have {end:,} bytes, the file {stream.tell() - start:,}")
+    if stream.seek(0, 2) - start != size:
+        raise ValueError(f"its arrays have {size:,} bytes, the file {stream.tell() - start:,}")
     stream.seek(start)
-    for name, node in variables.items():
-        dtype = np.dtype(_DTYPES[header[name]["dtype"]]).newbyteorder("<")
-        values = stream.read(math.prod(node.shape()) * dtype.itemsize)
-        arrays[name] = np.frombuffer(values, dtype).reshape(node.shape()).copy()
-    return arrays
+    return {name: np.frombuffer(stream.read(4 * math.prod(node.shape())), "<f4").astype(np.float32)
+            .reshape(node.shape()) for name, node in variables.items()}

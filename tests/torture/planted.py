@@ -317,8 +317,8 @@ PLANTED = (
         "tests/graph/test_graph.py::"
         "test_it_tells_operators_attributes_shapes_and_structural_names"),
     Bug("graph/graph.py",
-        "if stream.seek(0, 2) - start != end:",
-        "if stream.seek(0, 2) - start < end:",
+        "if stream.seek(0, 2) - start != size:",
+        "if stream.seek(0, 2) - start < size:",
         "tests/graph/test_graph.py::test_a_file_of_another_length_is_refused"),
     Bug("graph/graph.py",
         "type(number) is not int or not 0 <= number < len(nodes)",
