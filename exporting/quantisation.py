@@ -5,9 +5,11 @@ QDQ form that other runtimes read, too. Convolutions, dense layers and what foll
 by element compute in 8 bits: to leave these for a gate and to come back costs more time than
 the gate. Means, squares and what is made of them keep their resolution.
 """
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 
@@ -16,17 +18,6 @@ from .packages import require
 __all__ = ["quantise"]
 
 _LAYERS, _ELEMENTWISE = ("Conv", "Gemm"), ("Add", "Mul", "Relu", "Sigmoid")
-
-
-class _Images:
-    """Hands batches to the calibration, one after the other."""
-
-    def __init__(self, input_name, batches):
-        self._input_name, self._batches = input_name, iter(batches)
-
-    def get_next(self):
-        batch = next(self._batches, None)
-        return None if batch is None else {self._input_name: batch}
 
 
 def quantise(model, batches):
@@ -48,13 +39,16 @@ def quantise(model, batches):
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    name = model.graph.input[0].name
+    feeds = ({name: batch} for batch in batches)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, folded, small = (Path(folder, f"{name}.onnx")
                                 for name in ("plain", "folded", "small"))
         plain.write_bytes(model.SerializeToString())
         # Folds each BatchNorm into its convolution, so that no sum is rounded twice.
         quant_pre_process(str(plain), str(folded), skip_symbolic_shape=True)
-        quantize_static(str(folded), str(small), _Images(model.graph.input[0].name, batches),
+        quantize_static(str(folded), str(small),
+                        SimpleNamespace(get_next=lambda: next(feeds, None)),
                         quant_format=QuantFormat.QDQ, per_channel=True,
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         op_types_to_quantize=[*_LAYERS, *_ELEMENTWISE],
@@ -85,12 +79,12 @@ def _chosen(graph):
     return names
 
 
-class _quiet:  # noqa: N801  (used as a function)
+@contextlib.contextmanager
+def _quiet():
     """Silence advice that the quantisation logs for people who call it by hand."""
-
-    def __enter__(self):
-        self._before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_):
-        logging.disable(self._before)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

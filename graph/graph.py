@@ -259,17 +259,17 @@ def _flat(outputs):
     return [outputs]
 
 
-def from_symbol(symbol, image_shape, parameters=None, input_name="data"):
+def from_symbol(symbol, image_shape, parameters=None):
     """The graph of an MXNet symbol.
 
     Parameters
     ----------
     symbol : mxnet.symbol.Symbol
+        Of one input, ``data``.
     image_shape : tuple of int
-        Of one image at its input.
+        Of one image.
     parameters : dict of str to mxnet.gluon.Parameter, optional
         By structural name. Variables that are not among them keep the symbol's names.
-    input_name : str, default 'data'
 
     Raises
     ------
@@ -289,11 +289,11 @@ def from_symbol(symbol, image_shape, parameters=None, input_name="data"):
                              "can be made")
         op, name, attrs = row["op"], row["name"], _attributes(row)
         if op == "null":
-            op = ("input" if name == input_name else "state" if name in states else "parameter")
+            op = ("input" if name == "data" else "state" if name in states else "parameter")
             name, trained = known.get(name, (name, True))
             attrs = {"trained": trained} if op == "parameter" else {}
         nodes.append(Node(op, name, tuple((nodes[i], k) for i, k, *_ in row["inputs"]), attrs))
-    _infer(symbol, nodes, image_shape, input_name)
+    _infer(symbol, nodes, image_shape)
     return Graph((nodes[i], k) for i, k, *_ in content["heads"])
 
 
@@ -347,13 +347,13 @@ def compute(name, function, *entries):
     return entry(*content["heads"][0][:2])
 
 
-def _infer(symbol, nodes, image_shape, input_name="data"):
+def _infer(symbol, nodes, image_shape):
     """Give the nodes their shapes; `symbol` is of the same nodes in the same order."""
     import mxnet as mx
 
     internals = symbol.get_internals()
     try:
-        one, two = (internals.infer_shape(**{input_name: (count, *image_shape)})[1]
+        one, two = (internals.infer_shape(data=(count, *image_shape))[1]
                     for count in (1, 2))
     except mx.MXNetError as error:
         raise GraphError(f"the network does not fit images of shape {tuple(image_shape)}: "
