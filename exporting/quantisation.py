@@ -39,8 +39,8 @@ def quantise(model, batches):
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    name = model.graph.input[0].name
-    feeds = ({name: batch} for batch in batches)
+    input_name = model.graph.input[0].name
+    feeds = ({input_name: batch} for batch in batches)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         plain, folded, small = (Path(folder, f"{name}.onnx")
                                 for name in ("plain", "folded", "small"))
