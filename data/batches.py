@@ -6,8 +6,9 @@ without replaying its beginning, and several workers together see the very image
 worker with the sum of their batches sees.
 """
 import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -296,42 +297,15 @@ def _ahead(items, count):
     """Yield what `items` yields, prepared by a thread up to `count` items ahead.
 
     The thread ends with the items, with an error in them (raised here), and when this
-    generator is closed or collected. Each token in `free` is leave to prepare one item. The
-    queues are SimpleQueues because a finalizer may run anywhere, even in the thread amid a
-    `put`; theirs is made for that.
+    generator is closed or collected.
     """
-    free, ready, closed = SimpleQueue(), SimpleQueue(), threading.Event()
-    for _ in range(count):
-        free.put(None)
-    thread = threading.Thread(target=_prepare, args=(items, free, ready, closed),
-                              name="prefetch", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
     try:
-        while True:
-            item, error, last = ready.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            free.put(None)
+        waiting = deque(pool.submit(next, items, None) for _ in range(count))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, items, None))
             yield item
     finally:
-        closed.set()
-        free.put(None)
-        if thread is not threading.current_thread():
-            thread.join()
-
-
-def _prepare(items, free, ready, closed):
-    """The thread of `_ahead`: puts (item, error, whether this is the end) into `ready`."""
-    try:
-        while True:
-            free.get()
-            if closed.is_set():
-                return
-            item = next(items, None)
-            ready.put((item, None, item is None))
-            if item is None:
-                return
-    except BaseException as error:    # all of them are the consumer's to see
-        ready.put((None, error, True))
+        # Generators are collected in any thread, and none can wait for its own end.
+        pool.shutdown(wait=not threading.current_thread().name.startswith("prefetch"),
+                      cancel_futures=True)

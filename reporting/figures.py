@@ -29,11 +29,15 @@ def _style(index):
 
 
 def _tidy(axes):
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_means(axes, places, means, **style):
+    """A line of accuracies, whose bars are one deviation each way; NaN, of one seed, is none."""
+    return axes.errorbar(places, [100 * m.value for m in means],
+                         yerr=[100 * m.deviation for m in means], capsize=3, linewidth=1.6,
+                         **style)
 
 
 def _scale(axes):
@@ -71,6 +75,8 @@ def draw_curves(configurations, path, val_name):
     A line is the mean over seeds and its band goes from the smallest to the largest; an
     epoch that some seed did not reach is the mean of the others.
     """
+    from matplotlib.ticker import MaxNLocator
+
     rows = (len(configurations) + 2) // 3
     figure = _figure(10, 4.1 + 0.18 * rows)
     left, right = figure.subplots(1, 2)
@@ -88,6 +94,7 @@ def draw_curves(configurations, path, val_name):
             if axes is left:
                 lines.append(line)
         axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
         _scale(axes)
     labels = [f"{label}, {len(each.runs)} seeds" if len(each.runs) > 1 else label
@@ -121,16 +128,13 @@ def draw_depths(series, path, val_name):
     for index, points in enumerate(series.values()):
         # Side by side, so that error bars do not hide each other.
         shift = 0.03 * (index - (len(series) - 1) / 2)
-        lines.append(axes.errorbar(
-            [blocks + shift for blocks, _ in points], [100 * m.value for _, m in points],
-            yerr=[100 * m.deviation for _, m in points],    # NaN, of one seed, draws no bar
-            capsize=3, linewidth=1.6, markersize=4.5, marker=_MARKERS[index % len(_MARKERS)],
-            **_style(index)))
+        blocks, means = zip(*points)
+        lines.append(_draw_means(axes, [b + shift for b in blocks], means, markersize=4.5,
+                                 marker=_MARKERS[index % len(_MARKERS)], **_style(index)))
     axes.set(xlabel="residual blocks per stage, b",
              ylabel=f"{val_name} accuracy, last epoch (%)")
     axes.set_xticks(sorted({blocks for points in series.values() for blocks, _ in points}))
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    _tidy(axes)
     _legend(figure, lines, list(series), min(3, len(series)))
     _save(figure, path)
 
@@ -159,17 +163,15 @@ def draw_sizes(series, published, path, val_name):
     for (name, options), points in series.items():
         sizes, *means = zip(*points)
         for axes, at in zip(panels, means):
-            axes.errorbar(np.divide(sizes, 1000), [100 * m.value for m in at],
-                          yerr=[100 * m.deviation for m in at], capsize=3, linewidth=1.6,
-                          markersize=5, linestyle=of_recipe[options], **of_unit[name])
+            _draw_means(axes, np.divide(sizes, 1000), at, markersize=5,
+                        linestyle=of_recipe[options], **of_unit[name])
     for name, points in published.points.items():
         sizes = sorted(points)
         panels[1].plot(np.divide(sizes, 1000), [points[size] for size in sizes], linewidth=0.6,
                        linestyle=":", markersize=6.5, markerfacecolor="none", **of_unit[name])
     for axes, title in zip(panels, ("last epoch", "best epoch")):
         axes.set(title=title, xlabel="trained parameters (thousands)")
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes)
     panels[0].set_ylabel(f"{val_name} accuracy (%)")
     _legend_of_sizes(figure, of_unit, of_recipe if len(recipes) > 1 else {})
     _save(figure, path)

@@ -9,14 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.arguments import Scope
 from common.errors import MissingFile, UserError
 from common.files import read_json, write_json
 from common.interruption import ends_with_parent, stopping
 from common.lock import holder, wait_for
 from common.progress import format_seconds
 from common.threads import own_environment
-from runs.options import scope_of
+from runs.config import first_change
 
 from .runs import DamagedRun, load_run, units_text
 from .table import cost_of
@@ -180,7 +179,7 @@ def prepare(cells, argv, folder):
             raise UserError(f"{cell.name}: {error}") from None
         cell.logs = Path(options.log_dir) / cell.name
         cell.num_epochs = options.num_epochs
-        _check_stored(cell, vars(options))
+        _check_stored(cell, options)
 
 
 def _set_by(parser, argv):
@@ -204,12 +203,11 @@ def _check_stored(cell, options):
         stored = read_json(cell.logs / "config.json")
     except MissingFile:
         return
-    for key, value in options.items():
-        value = list(value) if isinstance(value, tuple) else value
-        if scope_of(key) & Scope.COMPUTES and key in stored and stored[key] != value:
-            raise UserError(f"a run named {cell.name} is there with {key.replace('_', '-')} "
-                            f"{stored[key]}, not {value}: choose another --out, whose name the "
-                            "runs of a grid bear")
+    name = first_change(options, stored)
+    if name:
+        raise UserError(f"a run named {cell.name} is there with {name.replace('_', '-')} "
+                        f"{stored[name]}, not {getattr(options, name, None)}: choose another "
+                        "--out, whose name the runs of a grid bear")
 
 
 # ---- training ---------------------------------------------------------------------------------

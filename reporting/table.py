@@ -65,25 +65,15 @@ def _with_deviation(values, scale=1.0, digits=2):
     return text if count == 1 else f"{text} ± {scale * deviation:.{digits}f}"
 
 
-def _whole(values):
-    """One whole number, or the range of several."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    low, high = min(known), max(known)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+def _range(values, unit=1, digits=0):
+    """One number, or the range of several."""
+    texts = [f"{value / unit:,.{digits}f}" for value in sorted(
+        value for value in values if value is not None)] or ["–"]
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
 
 
 def _millions(values):
-    known = [f"{value / 1e6:,.2f}" for value in values if value is not None]
-    if not known:
-        return "–"
-    return known[0] if len(set(known)) == 1 else f"{min(known, key=_number)} to " \
-                                                 f"{max(known, key=_number)}"
-
-
-def _number(text):
-    return float(text.replace(",", ""))
+    return _range(values, 1e6, 2)
 
 
 def val_name(runs):
@@ -137,7 +127,7 @@ def run_table(runs, configurations):
         configuration = of.get(id(run))
         rows.append([
             run.name, run.network, run.units, configuration.options if configuration else "",
-            _whole([size.num_params]), _millions([size.multiply_adds]),
+            _range([size.num_params]), _millions([size.multiply_adds]),
             *_epoch_cells(run.last), _optional_percent(run.test.get("last")),
             str(run.best["epoch"] + 1), *_epoch_cells(run.best),
             _optional_percent(run.test.get("best")), f"{run.images_per_s:,.0f}",
@@ -169,13 +159,13 @@ def configuration_table(configurations):
         sizes = each.values(cost)
         lasts = each.values(lambda run: run.last["val_accuracy"])
         rows.append([
-            each.network, each.units, each.options, _whole([s.num_params for s in sizes]),
+            each.network, each.units, each.options, _range([s.num_params for s in sizes]),
             _millions([s.multiply_adds for s in sizes]), str(len(each.runs)),
             _with_deviation(lasts, 100), _by_seed(each.runs), _percent(max(lasts)),
             _with_deviation(each.values(lambda run: run.last["val_loss"]), digits=4),
             _test_cell(each, "last"),
             _with_deviation(each.values(lambda run: run.best["val_accuracy"]), 100),
-            _test_cell(each, "best"), _whole(each.values(lambda run: len(run.rows))),
+            _test_cell(each, "best"), _range(each.values(lambda run: len(run.rows))),
             _with_deviation(each.values(lambda run: run.minutes), digits=1)])
     notes = ["± is the sample standard deviation over n seeds; by seed and highest are of the "
              "last epoch.", _selection_note(runs), _COST_NOTE]
@@ -183,8 +173,6 @@ def configuration_table(configurations):
 
 
 def _by_seed(runs):
-    if len(runs) == 1:
-        return f"{runs[0].seed}: {_percent(runs[0].last['val_accuracy'])}"
     return ", ".join(f"{run.seed}: {_percent(run.last['val_accuracy'])}" for run in runs)
 
 
@@ -307,7 +295,7 @@ def published_table(configurations, published):
     for each in configurations:
         size = cost(each.runs[0]).num_params
         accuracy = published.points.get(each.units, {}).get(size)
-        rows.append([each.units, each.network, each.options, _whole([size]), str(len(each.runs)),
+        rows.append([each.units, each.network, each.options, _range([size]), str(len(each.runs)),
                      *(_with_deviation(values, 100) for values in _accuracies(each)),
                      "–" if accuracy is None else f"{accuracy:.1f}"])
     return _without_empty_columns(Table("Beside the published accuracies", header, rows, [
@@ -329,7 +317,7 @@ def released_table(scored):
     for released, description, scores in scored:
         size = cost_of(description)
         rows.append([released.name, released.dataset, str(released.figures["epoch"] + 1),
-                     _whole([size.num_params]), _millions([size.multiply_adds]),
+                     _range([size.num_params]), _millions([size.multiply_adds]),
                      f"{released.size / 1e6:.2f}", _percent(released.figures["val_accuracy"]),
                      _percent(scores["accuracy"]), f"{scores['count']:,}"])
     return Table("Released parameters", header, rows, [_COST_NOTE])

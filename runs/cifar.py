@@ -11,8 +11,7 @@ __all__ = ["CifarTraining", "open_cifar", "training_batches"]
 class CifarTraining(Job):
     """The paper's recipe: 400 epochs, the rate divided at 300 and 350."""
 
-    def __init__(self):
-        super().__init__(milestones=(300, 350), epochs=400)
+    milestones, epochs = (300, 350), 400
 
     def describe(self, options):
         """See `runs.describe.describe`."""

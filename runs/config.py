@@ -16,8 +16,8 @@ from machines.client import get_client
 from .folder import Run
 from .options import scope_of
 
-__all__ = ["agreed_options", "note_threads", "open_run", "recorded_threads", "resolve_options",
-           "write_config"]
+__all__ = ["agreed_options", "first_change", "note_threads", "open_run", "recorded_threads",
+           "resolve_options", "write_config"]
 
 
 def resolve_options(parser, argv):
@@ -75,7 +75,7 @@ def _begun_alike(options):
     """config.json of the runs that the options go on with: the name of theirs needs MXNet."""
     for path in sorted(Path(options.log_dir).glob("*/config.json")):
         with contextlib.suppress(UserError):
-            if _first_change(options, read_json(path)) is None:
+            if first_change(options, read_json(path)) is None:
                 yield path
 
 
@@ -169,14 +169,14 @@ def _check_goes_on(options, stored, last):
     last : pathlib.Path
         The run's last parameters.
     """
-    name = _first_change(options, stored)
+    name = first_change(options, stored)
     if name:
         raise UserError(f"a resumed run goes on as it began: --{name.replace('_', '-')} was "
                         f"{stored[name]}; drop the option, or start a new run with another "
                         f"--name, from its weights if you like: --resume-from {last}")
 
 
-def _first_change(options, stored):
+def first_change(options, stored):
     """Name of an option that computes something else than what config.json says, or None."""
     for name in sorted(stored):
         value = getattr(options, name, None)

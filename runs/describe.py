@@ -5,13 +5,13 @@
 import inspect
 
 from common.errors import UserError
+from common.files import read_json
 from model.activation import ACTIVATIONS
 from model.attention import ATTENTIONS
+from model.structure import Structure
 from model.zoo import find_model, get_model, option_names
 
-from .structure import load_structure
-
-__all__ = ["describe", "script_options"]
+__all__ = ["describe", "load_structure", "script_options"]
 
 # Script options that a network takes: ours -> the network's.
 _NETWORK_OPTIONS = {"act_type": "activation", **{name: name for name in (
@@ -89,6 +89,21 @@ def script_options(description):
         if theirs in of_unit:
             found[ours] = of_unit[theirs]
     return found
+
+
+def load_structure(path):
+    """Read structure.json.
+
+    Raises
+    ------
+    UserError
+        In one line that names the path, if it cannot be read or is not a valid structure.
+    """
+    content = read_json(path)
+    try:
+        return Structure.from_content(content)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _read_structure(path, name, chosen):

@@ -19,8 +19,7 @@ __all__ = ["ImageNetTraining"]
 class ImageNetTraining(Job):
     """GluonCV's recipe, which the paper's ImageNet runs follow; perhaps with a teacher."""
 
-    def __init__(self):
-        super().__init__(milestones=(40, 60), epochs=80, style="imagenet")
+    milestones, epochs, style = (40, 60), 80, "imagenet"
 
     def describe(self, options):
         """See `runs.describe.describe`."""

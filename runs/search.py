@@ -37,9 +37,6 @@ _ALPHA = ".alpha"
 class StructureSearch(Job):
     """Search each block's attention structure: see `training.search`."""
 
-    def __init__(self):
-        super().__init__(milestones=(), epochs=1)
-
     def describe(self, options):
         """The plain network, beside ``kind`` and ``unit_options`` of what is searched."""
         _check(options)

@@ -27,7 +27,7 @@ from training.targets import Mixing
 
 from .config import note_threads, open_run, write_config
 from .engines import TITLES, settle_engine
-from .networks import initial_weights
+from .weights import initial_weights
 
 __all__ = ["Data", "Job", "Setup", "run_job"]
 
@@ -99,18 +99,17 @@ class Setup:
 
 
 class Job:
-    """An ordinary training run; what is called by name in the methods' place is the script's.
+    """An ordinary training run; what a script does in its own way, it overrides.
 
-    Parameters
+    Attributes
     ----------
     milestones, epochs
         The published milestones and length, scaled to the length of the run.
-    style : str, default 'cifar'
+    style : str
         Whose log lines: see `training.history.epoch_lines`.
     """
 
-    def __init__(self, milestones, epochs, style="cifar"):
-        self.milestones, self.epochs, self.style = milestones, epochs, style
+    milestones, epochs, style = (), 1, "cifar"
 
     # ---- the script's ------------------------------------------------------------------------
 

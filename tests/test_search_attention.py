@@ -11,8 +11,7 @@ from common.errors import UserError
 from data import DataError
 from model.structure import OPERATIONS, SEARCHED, Structure, derive
 from model.zoo import build
-from runs.describe import describe
-from runs.structure import load_structure
+from runs.describe import describe, load_structure
 from tests import scripts
 
 _OPERATIONS = ("CA(+)SA", "identity", "SA(+)CA", "CA", "SA", "CA||SA", "CA(+)SA", "identity")

@@ -27,7 +27,7 @@ def same(first, second):
 
 
 def prefetch_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
 
 
 def wait_for_no_threads(seconds=5):

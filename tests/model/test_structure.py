@@ -18,7 +18,7 @@ from model.structure import (
     searchable_units,
     structure_unit,
 )
-from runs.structure import load_structure
+from runs.describe import load_structure
 from tests.golden_cases import assert_close, cases, load
 
 

@@ -40,8 +40,7 @@ from data.photos import Decoding
 from engines.interface import EngineState
 from explain.networks import load_subjects
 from model.structure import OPERATIONS, Structure
-from runs.describe import describe
-from runs.structure import load_structure
+from runs.describe import describe, load_structure
 from tests.data import cifar_files, photo_files
 from tests.golden_cases import FOLDER
 from training.checkpoint import CheckpointError, newest_checkpoint, save_checkpoint
