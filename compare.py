@@ -11,8 +11,9 @@ from pathlib import Path
 
 from common.arguments import Parser, list_of, names, natural, positive_int, replaced
 from common.errors import UserError, run_script
+from common.files import writing
 from common.threads import set_threads
-from reporting.report import count, grid_axes, make_folder, make_report, warn, writing
+from reporting.report import count, grid_axes, make_folder, make_report, warn
 
 
 def group(text):
@@ -90,7 +91,7 @@ def main(argv=None):
                                 else (0, [], None))
     if code < 128:
         runs = load_runs([*(options.runs or []), *folders], warn)
-        with writing(options.out):
+        with writing(f"--out {options.out}"):
             make_report(options, runs, gallery, published)
     return code
 
@@ -104,7 +105,7 @@ def train_grid(options, axes, training):
     shared, grids, published = read_grid(options.grid) if options.grid else ({}, [axes], None)
     published = published and read_published(published, shared, options.grid)
     cells = make_cells(out.resolve().name, shared, grids)
-    with writing(out):
+    with writing(f"--out {out}"):
         prepare(cells, training, out / "cells")
     if options.baseline and not options.group:    # a group's name may be the baseline, too
         check_baseline(cells, options.baseline)

@@ -17,7 +17,7 @@ import traceback
 
 from model.registry import UserError
 
-from .screen import guard_streams
+from .screen import guard_streams, printable
 
 # What `make env` installs for all scripts.
 _PACKAGES = ("mxnet", "gluoncv", "numpy", "matplotlib", "PIL")
@@ -25,7 +25,14 @@ _PACKAGES = ("mxnet", "gluoncv", "numpy", "matplotlib", "PIL")
 __all__ = ["DataError", "FileError", "MissingFile", "UserError", "run_script"]
 
 
-class FileError(UserError):
+class _NamesPaths(UserError):
+    """A path or name of any origin in the text is shown harmlessly: see `printable`."""
+
+    def __init__(self, text):
+        super().__init__(printable(text))
+
+
+class FileError(_NamesPaths):
     """A file that is missing, unreadable, too large or no regular file; names its path."""
 
 
@@ -33,7 +40,7 @@ class MissingFile(FileError):
     """There is no such file."""
 
 
-class DataError(UserError):
+class DataError(_NamesPaths):
     """Images, labels or archives that are missing, damaged or not what they should be."""
 
 

@@ -11,12 +11,12 @@ import shutil
 import stat
 from pathlib import Path
 
-from .errors import FileError, MissingFile, UserError
-from .screen import printable
+from .errors import FileError, MissingFile
 
 __all__ = ["home_path", "open_file", "open_to_append", "read_bytes", "read_text", "append_rows",
            "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
-           "sync_folder", "temporary_path", "leftover_of", "check_not_input", "reason"]
+           "sync_folder", "temporary_path", "leftover_of", "check_not_input", "make_writable",
+           "reason", "writing"]
 
 _MOST_JSON_BYTES = 1 << 26
 
@@ -141,14 +141,14 @@ def home_path(path, option=""):
 
     Raises
     ------
-    UserError
+    FileError
         If there is no home folder; names the `option` that can do without.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{option} {printable(path)}: there is no home folder that ~ could stand "
-                        "for; name the folder itself".lstrip()) from None
+        raise FileError(f"{option} {path}: there is no home folder that ~ could stand for; name "
+                        "the folder itself".lstrip()) from None
 
 
 def open_file(path, most_bytes=None, option=""):
@@ -176,7 +176,7 @@ def open_file(path, most_bytes=None, option=""):
     FileError
         If it is unreadable, larger, or no regular file.
     """
-    name = f"{option} {printable(path)}".lstrip()
+    name = f"{option} {path}".lstrip()
     try:
         stream = os.fdopen(_open_regular(path, os.O_RDONLY), "rb")
     except FileNotFoundError as error:
@@ -246,8 +246,8 @@ def append_rows(path, header, rows, option=""):
         size = stream.seek(0, os.SEEK_END)
         stream.seek(0)
         if size and stream.readline(len(header) + 2).rstrip(b"\r\n") != header.encode():
-            raise FileError(f"{option} {printable(path)} is another table: its first line is not "
-                            f"{header}".lstrip())
+            raise FileError(f"{option} {path} is another table: its first line is not {header}"
+                            .lstrip())
         try:
             stream.seek(max(size - 1, 0))
             cut_short = size and stream.read(1) != b"\n"
@@ -267,8 +267,24 @@ def _write_all(descriptor, content):
 
 
 def _unwritten(path, option, error):
-    name = f"{option} {printable(path)}".lstrip()
-    return FileError(f"cannot write {name}: {reason(error)}")
+    return FileError(f"cannot write {f'{option} {path}'.lstrip()}: {reason(error)}")
+
+
+@contextlib.contextmanager
+def writing(place, hint=""):
+    """Raise FileError, which names the place, if the block cannot write: a full disk, say."""
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write to {place}: {reason(error)}{hint}") from error
+
+
+def make_writable(folder):
+    """Make a folder, and see that files can be made in it; raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".writable-{os.getpid()}"
+    probe.touch(exist_ok=False)
+    probe.unlink()
 
 
 def reason(error):
@@ -280,8 +296,7 @@ def check_not_input(output, *inputs):
     """Raise FileError if what is to be written is one of the files that are read."""
     for path in inputs:
         if _is_same(output, path):
-            raise FileError(f"{printable(output)} is read, and cannot be written, too: name "
-                            "another file")
+            raise FileError(f"{output} is read, and cannot be written, too: name another file")
 
 
 def _is_same(path, other):
@@ -297,7 +312,7 @@ def read_bytes(path, most_bytes, option=""):
         try:
             return stream.read(most_bytes)
         except OSError as error:
-            raise FileError(f"cannot read {printable(path)}: {reason(error)}") from error
+            raise FileError(f"cannot read {path}: {reason(error)}") from error
 
 
 def read_text(path, most_bytes, option=""):
@@ -310,7 +325,7 @@ def read_text(path, most_bytes, option=""):
     except UnicodeDecodeError:
         pass
     found = "UTF-16" if utf16 else "another encoding, such as Latin-1 or Windows-1252"
-    raise FileError(f"{printable(path)} is not UTF-8 text but {found}: save it as UTF-8")
+    raise FileError(f"{path} is not UTF-8 text but {found}: save it as UTF-8")
 
 
 def read_json(path, option=""):
@@ -325,9 +340,9 @@ def read_json(path, option=""):
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:    # ValueError: a number of 5,000 digits, too
-        raise FileError(f"{printable(path)} is not a JSON file: {error}") from None
+        raise FileError(f"{path} is not a JSON file: {error}") from None
     if not isinstance(content, dict):
-        raise FileError(f"{printable(path)} must hold a JSON object, not {type(content).__name__}")
+        raise FileError(f"{path} must hold a JSON object, not {type(content).__name__}")
     return content
 
 

@@ -70,10 +70,8 @@ def check_params(path):
     try:
         with open_file(path, _MAX_BYTES) as stream:
             return _check(_Reader(stream))
-    except FileError as error:
+    except (FileError, OSError) as error:
         raise ParamsError(reason(error.__cause__ or error)) from None
-    except OSError as error:
-        raise ParamsError(reason(error)) from None
 
 
 def read_params(path):
@@ -92,10 +90,8 @@ def read_params(path):
     try:
         with open_file(path, _MAX_BYTES) as stream:
             return _read(stream)
-    except FileError as error:
+    except (FileError, OSError) as error:
         raise ParamsError(reason(error.__cause__ or error)) from None
-    except OSError as error:
-        raise ParamsError(reason(error)) from None
 
 
 def parse_params(content):

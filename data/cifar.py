@@ -28,7 +28,6 @@ from pathlib import Path
 
 from common.errors import DataError
 from common.files import home_path, read_bytes, read_text, scratch_folder
-from common.screen import printable
 from data.dataset import DATASETS, Dataset, ImageSet
 
 __all__ = ["CIFAR10", "CIFAR100", "CIFAR100_AUTHORS", "CIFAR100_COARSE", "MEAN", "STD"]
@@ -117,8 +116,8 @@ def _load(layout, data_dir, data_url, log):
     try:
         folder = _find(layout, root)
     except OSError as error:
-        raise DataError(f"{layout.title}: cannot read {printable(error.filename)}: "
-                        f"{error.strerror}") from error
+        raise DataError(f"{layout.title}: cannot read {error.filename}: {error.strerror}"
+                        ) from error
     folder = folder or _download(layout, root, data_url or layout.url, log)
     train, test = (_read(layout, folder, files) for files in
                    (layout.train_files, layout.test_files))
@@ -144,9 +143,8 @@ def _find(layout, root):
             partial = partial or (folder, missing)
     if partial:
         folder, missing = partial
-        raise DataError(f"{layout.title}: {printable(folder)} has some of the files but lacks "
-                        f"{', '.join(missing)}; complete it, or remove the others to "
-                        "download all")
+        raise DataError(f"{layout.title}: {folder} has some of the files but lacks "
+                        f"{', '.join(missing)}; complete it, or remove the others to download all")
     return None
 
 
@@ -155,7 +153,7 @@ def _download(layout, root, url, log):
     from data.download import fetch, unpack
 
     folder = root / layout.subfolder
-    log(f"{layout.title}: not in {printable(root)}; downloading {printable(url)}")
+    log(f"{layout.title}: not in {root}; downloading {url}")
     try:
         with scratch_folder(root, "download") as temporary:
             archive, unpacked = temporary / "archive.tar.gz", temporary / layout.subfolder
@@ -165,12 +163,11 @@ def _download(layout, root, url, log):
             _move(unpacked, folder)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{layout.title} is not in {printable(root)} and could not be downloaded from "
-            f"{printable(url)}: {printable(str(error))}. "
+            f"{layout.title} is not in {root} and could not be downloaded from {url}: {error}. "
             f"Put {', '.join(layout.files)} there, name another --data-dir or --data-url, "
             "or try --dataset shapes, which needs no files") from error
     found = _find(layout, root)
-    log(f"{layout.title}: unpacked into {printable(found)}")
+    log(f"{layout.title}: unpacked into {found}")
     return found
 
 
@@ -190,8 +187,7 @@ def _read(layout, folder, files):
     records = [_records(layout, folder / file) for file in files]
     labels = np.concatenate([part[:, layout.label_at] for part in records]).astype(np.int32)
     if not len(labels):
-        raise DataError(f"{layout.title}: no records at all in {', '.join(files)} of "
-                        f"{printable(folder)}")
+        raise DataError(f"{layout.title}: no records at all in {', '.join(files)} of {folder}")
     images = np.concatenate([part[:, layout.label_bytes:] for part in records])
     return ImageSet(images.reshape(-1, 3, 32, 32), labels)
 
@@ -203,7 +199,7 @@ def _records(layout, path):
     content = read_bytes(path, _MOST_FILE_BYTES)
     whole, rest = divmod(len(content), layout.record_bytes)
     if rest:
-        raise DataError(f"{layout.title}: {printable(path)} has {len(content):,} bytes, which is "
+        raise DataError(f"{layout.title}: {path} has {len(content):,} bytes, which is "
                         f"not a whole number of {layout.record_bytes:,}-byte records: record "
                         f"{whole} (counted from 0) ends after {rest:,} bytes")
     records = np.frombuffer(content, np.uint8).reshape(whole, layout.record_bytes)
@@ -215,7 +211,7 @@ def _check_labels(layout, path, labels):
     wrong = labels >= layout.classes
     if wrong.any():
         record = int(wrong.argmax())
-        raise DataError(f"{layout.title}: {printable(path)}: record {record} (counted from 0) has "
+        raise DataError(f"{layout.title}: {path}: record {record} (counted from 0) has "
                         f"the label {labels[record]}; labels are 0 to {layout.classes - 1}")
 
 
@@ -226,7 +222,7 @@ def _class_names(layout, folder):
         return [str(label) for label in range(layout.classes)]
     names = read_text(path, _NAMES_FILE_BYTES).split()
     if len(names) != layout.classes:
-        raise DataError(f"{layout.title}: {printable(path)} has {len(names)} names for "
+        raise DataError(f"{layout.title}: {path} has {len(names)} names for "
                         f"{layout.classes} classes")
     return names
 

@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import DataError, UserError
 from common.files import open_file
-from common.screen import printable
 
 __all__ = ["fetch", "unpack"]
 
@@ -99,7 +98,7 @@ class _Transfer(threading.Thread):
         # HTTPError, URLError, timeouts and full disks are OSErrors; ValueError is a bad URL.
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "reason", None) or error or type(error).__name__
-            self.error = DataError(printable(" ".join(str(reason).split())))
+            self.error = DataError(" ".join(str(reason).split()))
         except BaseException as error:      # the caller's to see
             self.error = error
 
@@ -171,7 +170,7 @@ def unpack(archive, folder, max_bytes, optional=()):
                     plain.copy(member.size, out)
                 found.add(name)
     except (tarfile.TarError, zlib.error, OSError) as error:
-        raise DataError(f"it cannot be unpacked ({printable(str(error))})") from error
+        raise DataError(f"it cannot be unpacked ({error})") from error
     missing = sorted(set(max_bytes) - found - set(optional))
     if missing:
         raise DataError(f"it lacks {', '.join(missing)}")
@@ -251,7 +250,7 @@ def _split_sum(url, md5):
         return url, md5
     match = re.fullmatch(r"md5=([0-9a-fA-F]{32})", fragment)
     if not match:
-        raise DataError(f"the URL ends in '#{printable(fragment)}', which is not '#md5=' and 32 "
+        raise DataError(f"the URL ends in '#{fragment}', which is not '#md5=' and 32 "
                         "hexadecimal digits")
     return url, match.group(1).lower()
 

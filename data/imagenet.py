@@ -108,20 +108,18 @@ class RecordFile:
     def __init__(self, rec, idx=None):
         self.rec = home_path(rec)
         self.idx = home_path(idx) if idx else self.rec.with_suffix(".idx")
-        self._again = (f"make it anew with `python -m data.imagenet index "
-                       f"{printable(self.rec)}`")
+        self._again = f"make it anew with `python -m data.imagenet index {self.rec}`"
         for path, hint in ((self.rec, "pack images with `python -m data.imagenet pack`"),
                            (self.idx, self._again)):
             if not os.path.lexists(path):
-                raise DataError(f"there is no file {printable(path)}; {hint}")
+                raise DataError(f"there is no file {path}; {hint}")
         self._stream, self._index = open_file(self.rec), open_file(self.idx, _MOST_LIST_BYTES)
         self.keys, self.places = self._read_index()
 
     def _read_index(self):
         content = self._index.read(_MOST_LIST_BYTES).rstrip()
         if not content or _NO_INDEX_LINE.search(content):
-            raise DataError(f"{printable(self.idx)} is not the index of a record file; "
-                            f"{self._again}")
+            raise DataError(f"{self.idx} is not the index of a record file; {self._again}")
         keys, places = np.fromstring(content, np.int64, sep=" ").reshape(-1, 2).T
         for what, values in (("number", keys), ("place", places)):
             once, counts = np.unique(values, return_counts=True)
@@ -133,8 +131,7 @@ class RecordFile:
         return keys, places
 
     def _misfit(self, reason):
-        return DataError(f"{printable(self.idx)} is not the index of {printable(self.rec)}: "
-                         f"{reason}; {self._again}")
+        return DataError(f"{self.idx} is not the index of {self.rec}: {reason}; {self._again}")
 
     def __len__(self):
         return len(self.keys)
@@ -149,7 +146,7 @@ class RecordFile:
         try:
             return {int(row[0]): (int(float(row[1])), printable(row[-1])) for row in rows}
         except (ValueError, IndexError, OverflowError):
-            raise DataError(f"{printable(path)} is not the list of a record file") from None
+            raise DataError(f"{path} is not the list of a record file") from None
 
     def class_names(self):
         """From synset.txt, else numbers up to the largest label there is."""
@@ -158,8 +155,7 @@ class RecordFile:
             return [line.strip() for line in _lines(synset)]
         labels = [label for label, _ in self.listing.values()] or self.labels()
         if not 0 <= min(labels) <= max(labels) < 1 << 20:
-            raise DataError(f"{printable(self.rec)} has labels from {min(labels)} to "
-                            f"{max(labels)}")
+            raise DataError(f"{self.rec} has labels from {min(labels)} to {max(labels)}")
         return [str(label) for label in range(max(labels) + 1)]
 
     def labels(self):
@@ -334,8 +330,8 @@ class RecordBatches(EpochBatches):
                     continue
                 yield batch.data[0].asnumpy(), self._checked(batch.label[0].asnumpy()), None
         except StopIteration:
-            raise DataError(f"{printable(self.source.rec)} ended before its "
-                            f"{len(self.source):,} records") from None
+            raise DataError(f"{self.source.rec} ended before its {len(self.source):,} records"
+                            ) from None
         except mx.MXNetError as error:
             raise DataError(self._explained(error)) from None
 
@@ -343,30 +339,28 @@ class RecordBatches(EpochBatches):
         labels = labels.astype(np.int32)
         if labels.min() < 0 or labels.max() >= self.decoding.classes:
             wrong = labels.max() if labels.max() >= self.decoding.classes else labels.min()
-            raise DataError(f"{printable(self.source.rec)} has the label {wrong}, but there are "
+            raise DataError(f"{self.source.rec} has the label {wrong}, but there are "
                             f"{self.decoding.classes} classes")
         return labels
 
     def _explained(self, error):
         """Which records are to blame for an error of MXNet's iterator."""
-        print(f"{printable(self.source.rec)}: a record cannot be decoded; looking for it",
-              file=sys.stderr)
+        print(f"{self.source.rec}: a record cannot be decoded; looking for it", file=sys.stderr)
         found = undecodable(self.source, log=lambda line: print(line, file=sys.stderr))
         reason = "; ".join(found) or str(error).strip().splitlines()[-1]
-        return f"{printable(self.source.rec)} cannot be read: {reason}"
+        return f"{self.source.rec} cannot be read: {reason}"
 
 
 # ---- what the scripts open ---------------------------------------------------------------------
 
 def _open_folder(data_dir):
-    """The class-ordered photographs of DIR/train (None if there are none) and DIR/val."""
+    """The photographs of DIR/train and DIR/val."""
     folder = home_path(data_dir, "--data-dir")
     if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {printable(folder)}: say where train/<class>/ and "
-                        "val/<class>/ are with --data-dir, or use --use-rec with --rec-train and "
-                        "--rec-val")
-    train = FolderPhotos(folder / "train") if os.path.isdir(folder / "train") else None
-    return train, FolderPhotos(folder / "val", train.wnids if train else None)
+        raise DataError(f"there is no folder {folder}: say where train/<class>/ and val/<class>/ "
+                        "are with --data-dir, or use --use-rec with --rec-train and --rec-val")
+    train = FolderPhotos(folder / "train")
+    return train, FolderPhotos(folder / "val", train.wnids)
 
 
 def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
@@ -405,8 +399,6 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
         class_names, kind = train_photos.class_names(), RecordBatches
     else:
         train_photos, val_photos = _open_folder(data_dir)
-        if train_photos is None:
-            raise DataError(f"there is no folder {printable(val_photos.folder.with_name('train'))}")
         class_names, kind = train_photos.wnids, PhotoBatches
     decoding = dataclasses.replace(decoding or Decoding(), classes=len(class_names))
     data = ImageNetData(name, name, class_names, len(train_photos), len(val_photos),
@@ -437,7 +429,7 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
         found = photos.class_names()
         class_names = class_names or found
         if os.path.lexists(photos.rec.with_name("synset.txt")) and list(class_names) != found:
-            raise DataError(f"{printable(photos.rec)} has other classes than the network: "
+            raise DataError(f"{photos.rec} has other classes than the network: "
                             f"{photos.rec.with_name('synset.txt')} differs from the "
                             "description of the network")
     else:

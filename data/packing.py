@@ -4,7 +4,6 @@ MXNet's own im2rec.py packs what OpenCV decodes and prints a trace for the rest,
 rotation and truncated files to chance, and writes in place.
 """
 import argparse
-import contextlib
 import io
 import os
 import time
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from common.arguments import natural, seed, threads
 from common.errors import DataError, UserError
-from common.files import home_path, open_file, read_bytes, replacing, scratch_folder
+from common.files import home_path, open_file, read_bytes, replacing, scratch_folder, writing
 from common.screen import printable
 from data.decoding import MOST_BYTES, decode, turned_in_evaluation_alone
 from data.imagenet import RecordFile
@@ -63,15 +62,6 @@ def make_parser():
     command.add_argument("rec", metavar="FILE.rec")
     command.set_defaults(action=lambda o: make_index(o.rec))
     return parser
-
-
-@contextlib.contextmanager
-def _writing(folder):
-    """A full or read-only disk as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot write to {printable(folder)}: {error.strerror}") from None
 
 
 class _Report:
@@ -142,12 +132,12 @@ def pack(folder, out, resize=480, quality=95, workers=4, seed=0, log=print):
     """
     folder, out = home_path(folder), home_path(out)
     if not os.path.isdir(folder / "train"):
-        raise DataError(f"there is no folder {printable(folder / 'train')}: the images belong into "
-                        f"{printable(folder)}/train/<class>/ and {printable(folder)}/val/<class>/")
-    with _writing(out):
+        raise DataError(f"there is no folder {folder / 'train'}: the images belong into "
+                        f"{folder}/train/<class>/ and {folder}/val/<class>/")
+    with writing(out):
         in_use = os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir()))
     if in_use:
-        raise DataError(f"{printable(out)} is there already; choose another folder or delete it")
+        raise DataError(f"{out} is there already; choose another folder or delete it")
     wnids, train, unused = list_photos(folder / "train", log)
     sets = {"train": [train[k] for k in permutation(len(train), seed, "pack")]}
     skipped = [f"train/{line}" for line in unused]
@@ -156,14 +146,14 @@ def pack(folder, out, resize=480, quality=95, workers=4, seed=0, log=print):
         skipped += [f"val/{line}" for line in unused]
         strange = sorted(set(val_wnids) - set(wnids))
         if strange:
-            raise DataError(f"{printable(folder / 'val')} has {len(strange)} classes that train/ "
-                            f"lacks ({', '.join(strange[:3])} ...)")
-    with _writing(out.parent), scratch_folder(out.parent, out.name) as partial:
+            raise DataError(f"{folder / 'val'} has {len(strange)} classes that train/ lacks "
+                            f"({', '.join(strange[:3])} ...)")
+    with writing(out.parent), scratch_folder(out.parent, out.name) as partial:
         _write_all(folder, partial, wnids, sets, skipped, (resize, quality), workers, log)
         if out.is_dir():
             out.rmdir()
         os.replace(partial, out)
-    log(f"packed into {printable(out)}")
+    log(f"packed into {out}")
     return 0
 
 
@@ -172,7 +162,7 @@ def _write_all(folder, partial, wnids, sets, skipped, settings, workers, log):
     undecoded = []
     for name, photos in sets.items():
         if not photos:
-            raise DataError(f"{printable(folder / name)} holds no images")
+            raise DataError(f"{folder / name} holds no images")
         undecoded += _write_records(folder / name, partial / name, wnids, photos, settings,
                                     workers, log)
     for line in undecoded[:10]:
@@ -204,8 +194,7 @@ def _write_records(source, target, wnids, photos, settings, workers, log):
                 number += 1
             report(done, last=done == len(photos))
         if not number:
-            raise DataError(f"none of the images in {printable(source)} can be decoded: "
-                            f"{skipped[0]}")
+            raise DataError(f"none of the images in {source} can be decoded: {skipped[0]}")
         for stream in (records, index, listing):
             stream.flush()
             os.fsync(stream.fileno())
@@ -248,7 +237,7 @@ def verify(out, workers=4, log=print):
     files = [out] if out.suffix == ".rec" else (
         sorted(out.glob("*.rec")) if os.path.isdir(out) else [])
     if not files:
-        raise DataError(f"there are no .rec files in {printable(out)}")
+        raise DataError(f"there are no .rec files in {out}")
     problems = 0
     for path in files:
         try:
@@ -263,7 +252,7 @@ def verify(out, workers=4, log=print):
 def _verify_file(path, workers, log):
     """The number of problems of a record file; they are logged."""
     records = RecordFile(path)
-    records.labels()
+    records.labels()      # what the index leaves out is refused here
     classes, problems = len(records.class_names()), 0
     report = _Report(path.name, len(records), log)
     checks = _results(lambda k: _problem(records, k, classes), range(len(records)), workers)
@@ -274,9 +263,9 @@ def _verify_file(path, workers, log):
         report(done, last=done == len(records))
     if records.listing and len(records.listing) != len(records):
         problems += 1
-        log(f"{printable(path.with_suffix('.lst'))} lists {len(records.listing):,} images, the "
-            f"index {len(records):,}")
-    log(f"{printable(path.name)}: {len(records):,} records, {classes:,} classes")
+        log(f"{path.with_suffix('.lst')} lists {len(records.listing):,} images, the index "
+            f"{len(records):,}")
+    log(f"{path.name}: {len(records):,} records, {classes:,} classes")
     return problems
 
 
@@ -317,12 +306,12 @@ def make_index(rec, log=print):
             try:
                 header, after = read_head(stream.fileno(), place)
             except DataError as error:
-                raise DataError(f"{printable(rec)} is damaged after {len(lines):,} records: "
-                                f"{error}") from None
+                raise DataError(f"{rec} is damaged after {len(lines):,} records: {error}"
+                                ) from None
             lines.append(f"{header.number}\t{place}\n")
             place = after
     target = rec.with_suffix(".idx")
-    with _writing(target.parent), replacing(target) as temporary:
+    with writing(target.parent), replacing(target) as temporary:
         temporary.write_text("".join(lines))
-    log(f"{printable(target)}: {len(lines):,} records")
+    log(f"{target}: {len(lines):,} records")
     return 0

@@ -52,7 +52,7 @@ def _entries(folder):
             return sorted(found, key=lambda entry: entry.name)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise FileError(f"cannot read the folder {printable(folder)}: {reason}") from None
+        raise FileError(f"cannot read the folder {folder}: {reason}") from None
 
 
 def _kind(entry):
@@ -136,7 +136,7 @@ def list_classes(folder):
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {printable(folder)}")
+        raise DataError(f"there is no folder {folder}")
     wnids, unused, known = [], [], {}
     for entry in _entries(folder):
         if _kind(entry) != "folder":
@@ -147,12 +147,12 @@ def list_classes(folder):
             unused.append(f"{printable(entry.name)} (no class by its name)")
             continue
         if entry.name != entry.name.strip() or not _is_line(entry.name):
-            raise DataError(f"{printable(folder)}: the name of the class "
+            raise DataError(f"{folder}: the name of the class "
                             f"{ascii(entry.name)} is not a line of text that a list of classes "
                             "can hold; rename the folder")
         other = known.setdefault(_identity(entry), entry.name)
         if other != entry.name:
-            raise DataError(f"{printable(folder)}: the classes {other} and {entry.name} are the "
+            raise DataError(f"{folder}: the classes {other} and {entry.name} are the "
                             "same folder")
         wnids.append(entry.name)
     return wnids, unused
@@ -195,7 +195,7 @@ def list_photos(folder, log=print):
         unused += [f"{wnid}/{path}" for path in more]
         empty += [] if images else [wnid]
     if empty and photos:
-        raise DataError(f"{printable(folder)}: class folders without images: {few(empty)}; fill "
+        raise DataError(f"{folder}: class folders without images: {few(empty)}; fill "
                         "or remove them")
     if unused:
         log(f"{printable(folder)}: not used: {few(unused)}")
@@ -232,11 +232,9 @@ class FolderPhotos:
         self.wnids = found if wnids is None else list(wnids)
         strange = sorted(set(found) - set(self.wnids))
         if strange:
-            raise DataError(f"{printable(folder)} has classes that the training images lack: "
-                            f"{few(strange)}")
+            raise DataError(f"{folder} has classes that the training images lack: {few(strange)}")
         if not photos:
-            raise DataError(f"{printable(folder)} holds no images; they belong into "
-                            f"{printable(folder)}/<class>/")
+            raise DataError(f"{folder} holds no images; they belong into {folder}/<class>/")
         absent = sorted(set(self.wnids) - set(found))
         if absent:
             log(f"{printable(folder)}: classes without images: {few(absent)}")

@@ -14,9 +14,8 @@ first N images do not depend on how many follow. In the CIFAR-10 format, for oth
 import argparse
 from pathlib import Path
 
-from common.errors import DataError, UserError, run_script
+from common.errors import DataError, FileError, run_script
 from common.files import home_path, replacing
-from common.screen import printable
 from data.dataset import DATASETS, Dataset, ImageSet
 
 __all__ = ["CLASS_NAMES", "MEAN", "STD", "load_shapes", "draw_split", "write_cifar_files"]
@@ -139,8 +138,8 @@ def main(argv=None):
                           draw_split("test", args.test, args.seed))
     except (OSError, ValueError) as error:      # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write to {printable(folder)}: {reason}") from None
-    print(f"{printable(folder)}: {args.train:,} training and {args.test:,} test images of "
+        raise FileError(f"cannot write to {folder}: {reason}") from None
+    print(f"{folder}: {args.train:,} training and {args.test:,} test images of "
           f"{len(CLASS_NAMES)} classes")
     return 0
 

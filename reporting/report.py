@@ -1,15 +1,13 @@
 """Finished runs as a folder of tables, figures and one page: what compare.py writes."""
-import contextlib
 import os
 import sys
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import reason, write_text
-from common.screen import printable
+from common.files import make_writable, write_text, writing
 from common.tables import markdown_text
 
-__all__ = ["count", "grid_axes", "make_folder", "make_report", "warn", "writing"]
+__all__ = ["count", "grid_axes", "make_folder", "make_report", "warn"]
 
 
 def make_report(options, runs, gallery=(), published=None):
@@ -145,24 +143,12 @@ def count(things, name):
 def make_folder(path):
     """The folder, made and found writable."""
     path = Path(path)
-    with writing(path):
+    with writing(f"--out {path}"):
         if os.path.lexists(path / "config.json"):
             raise UserError(f"--out {path} is the folder of a run, whose figures would be "
                             "replaced: choose another")
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".writable-{os.getpid()}"
-        probe.touch(exist_ok=False)
-        probe.unlink()
+        make_writable(path)
     return path
-
-
-@contextlib.contextmanager
-def writing(out):
-    """Raise UserError if the block cannot write: a full disk, say."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write to --out {printable(out)}: {reason(error)}") from None
 
 
 def warn(line):

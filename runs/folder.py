@@ -5,10 +5,11 @@ Whatever else lies in them, or bears the same name, is somebody's and stays: see
 import contextlib
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import leftover_of, read_json
+from common.files import leftover_of, make_writable, read_json, writing
 from common.lock import lock
 
 __all__ = ["Run"]
@@ -18,6 +19,7 @@ _OWN_FILES = {"config.json", "metrics.csv", "result.json", "curves.png", "alphas
 _PARAMS_FILE = re.compile(r"(last|best|epoch-\d{4,})\.(params|json)")
 _CHECKPOINT = re.compile(r"step-\d{9}(\.old)?")
 _CHECKPOINT_FILES = {"net.params", "optimizer.params", "state.json"}
+_writing = partial(writing, hint="; choose other folders with --save-dir and --log-dir")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 
 
@@ -93,7 +95,7 @@ class Run:
     def _knows_params(self):
         """Whether params/<run> holds params or checkpoints as runs write them."""
         place = self._config().get("save_dir")
-        return (isinstance(place, str) and _same(Path(place, self.name), self.params)
+        return (isinstance(place, str) and Path(place, self.name).resolve() == self.params.resolve()
                 or any(_json(self.params / f"{name}.json").keys() >= {"model", "options", "dataset"}
                        for name in ("last", "best"))
                 or any(path.name == "state.json" for path in self._checkpoint_files()))
@@ -109,10 +111,8 @@ class Run:
         for folder in (self.params, self.logs):
             where = os.path.realpath(folder)    # both may be one
             if where not in self._locks and os.path.isdir(folder):
-                try:
+                with _writing(folder):
                     self._locks[where] = lock(folder / ".lock")
-                except OSError as error:
-                    raise _unwritable(folder, error) from None
 
     def unlock(self):
         """Let other processes have the run; the end of the process does the same."""
@@ -129,13 +129,8 @@ class Run:
             If they cannot be made or written to, or another process works on this run.
         """
         for folder in (self.params, self.logs, self.curves.parent):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                probe = folder / f".writable-{os.getpid()}"
-                probe.touch(exist_ok=False)
-                probe.unlink()
-            except OSError as error:
-                raise _unwritable(folder, error) from None
+            with _writing(folder):
+                make_writable(folder)
         self.lock()
         self._remove(self._leftovers())
 
@@ -197,13 +192,10 @@ class Run:
 
 def _listed(folder, folders=False):
     """The files, or the folders, in a folder; none if there is no such folder."""
-    try:
-        entries = sorted(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.isdir(folder):
         return []
-    except OSError as error:
-        raise _unwritable(folder, error) from None
-    return [path for path in entries if path.is_dir() == folders]
+    with _writing(folder):
+        return [path for path in sorted(folder.iterdir()) if path.is_dir() == folders]
 
 
 def _json(path):
@@ -214,10 +206,3 @@ def _json(path):
         return {}
 
 
-def _same(path, other):
-    return os.path.realpath(path) == os.path.realpath(other)
-
-
-def _unwritable(folder, error):
-    return UserError(f"cannot write to {folder}: {error.strerror}; choose other folders with "
-                     "--save-dir and --log-dir")

@@ -65,14 +65,9 @@ class Released:
         return {"model": self.model, "options": self.options, "dataset": {"name": self.dataset}}
 
 
-def _read_released():
-    """The entries of released.json, which `tools/release.py` writes."""
-    with open(Path(__file__).with_name("released.json"), encoding="utf-8") as stream:
-        return [Released(**entry) for entry in json.load(stream)]
-
-
-# Parameter files that are published with this project.
-RELEASED = _read_released()
+# Parameter files that are published with this project; `tools/release.py` writes the list.
+RELEASED = [Released(**entry) for entry in json.loads(
+    Path(__file__).with_name("released.json").read_text(encoding="utf-8"))]
 
 
 def verify_file(path, released):

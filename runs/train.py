@@ -354,22 +354,16 @@ def make_engine(job, setup):
     weights = initial_weights(build, options.seed, (3, size, size), path, options.summary,
                               new_classifier)
     model = setup.description["options"]
-    return _engine_class(options.engine)(build, weights, Settings(
+    if options.engine == "pytorch":
+        from engines.pytorch import PyTorchEngine as Engine
+    else:
+        from engines.gluon import GluonEngine as Engine
+    return Engine(build, weights, Settings(
         groups=job.make_groups(options, weights), loss=job.make_loss(options, dataset.outputs),
         mean=dataset.mean, std=dataset.std, batch_shape=(options.batch_size, 3, size, size),
         devices=setup.devices, dtype=options.dtype, compiled=options.mode == "hybrid",
         seed=options.seed,
         dropout=any(model.get(rate) for rate in ("drop_rate", "final_drop"))), setup.workers)
-
-
-def _engine_class(engine):
-    if engine == "pytorch":
-        from engines.pytorch import PyTorchEngine
-
-        return PyTorchEngine
-    from engines.gluon import GluonEngine
-
-    return GluonEngine
 
 
 def _check_norms(net, batch_size, size):
