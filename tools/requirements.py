@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = ("mxnet", "mxnet-cu112", "gluoncv", "numpy", "matplotlib")
-EVERYWHERE = r"(?:^| and )platform_machine == 'x86_64' and sys_platform == 'linux'$"
+# What all that uv.lock is for has in common.
+EVERYWHERE = r" ;? ?(and )?platform_machine == 'x86_64' and sys_platform == 'linux'$"
 HEADS = {
     "gpu": """\
 # For Linux x86-64 hosts with an NVIDIA GPU of compute capability 5.0 to 8.9 (Maxwell to Ada;
@@ -39,16 +39,8 @@ def requirements(variant, uv):
         [uv, "export", "--quiet", "--locked", "--offline", "--no-emit-project", "--no-annotate",
          "--no-header", "--no-hashes", "--extra", variant],
         cwd=ROOT, text=True, check=True, stdout=subprocess.PIPE)
-    lines = []
-    for line in done.stdout.splitlines():
-        package, _, marker = line.partition(" ; ")
-        marker = re.sub(EVERYWHERE, "", marker)
-        lines.append(f"{package} ; {marker}" if marker else package)
-    names = [re.split(r"[=\[]", line)[0] for line in lines]
-    ranks = [FIRST.index(name) if name in FIRST else len(FIRST) for name in names]
-    lines = [line for _, line in sorted(zip(ranks, lines), key=lambda pair: pair[0])]
-    head = HEADS[variant] + f"#     pip install --no-deps -r {FILES[variant]}\n" + WHY
-    return head + "\n".join(lines) + "\n"
+    packages = re.sub(EVERYWHERE, "", done.stdout, flags=re.MULTILINE)
+    return HEADS[variant] + f"#     pip install --no-deps -r {FILES[variant]}\n" + WHY + packages
 
 
 def main():

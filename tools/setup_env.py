@@ -160,11 +160,10 @@ def installed_build(venv, wanted):
 def pip_settings(environ=os.environ):
     """pip's settings, from its files and its environment variables, the strongest last."""
     home = Path(environ.get("HOME") or os.path.expanduser("~"))    # of some users there is none
-    folders = [*environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":"), "/etc"]
-    files = [Path(folder, name) for folder, name in zip(
-        folders, ["pip/pip.conf"] * (len(folders) - 1) + ["pip.conf"])]
-    files += [home / ".pip" / "pip.conf",
-              Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "pip", "pip.conf")]
+    files = [*(Path(folder, "pip", "pip.conf")
+               for folder in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")),
+             Path("/etc/pip.conf"), home / ".pip" / "pip.conf",
+             Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "pip", "pip.conf")]
     named = environ.get("PIP_CONFIG_FILE")
     files = [] if named == os.devnull else files + ([Path(named)] if named else [])
     parser = configparser.RawConfigParser()
@@ -321,25 +320,25 @@ def locked(venv):
 def set_up(venv, parts, forced, wanted):
     """Bring the environment in `venv` up to date; do only what is missing."""
     build = installed_build(venv, wanted)
-    if build and forced in (None, build):
-        parts = parts | {build}
-        if parts >= {"gpu", "pytorch"}:
-            raise SetupError(f"{venv} has the GPU build of MXNet, whose cuDNN 8 cannot share a "
-                             "process with PyTorch's cuDNN 9: choose another folder with --venv")
-        packages = list(wanted_packages(parts))
-        if all("no changes" in install(venv, *each, "--dry-run") for each in packages):
-            return
+    there = build is not None and forced in (None, build)
+    parts = parts | ({build} if there else choose_build(forced, parts))
+    if parts >= {"gpu", "pytorch"}:
+        raise SetupError(f"{venv} has the GPU build of MXNet, whose cuDNN 8 cannot share a "
+                         "process with PyTorch's cuDNN 9: choose another folder with --venv")
+    packages = list(wanted_packages(parts))
+    if there and all("no changes" in install(venv, *each, "--dry-run") for each in packages):
+        return
+    if there:
         say(f"bringing {venv.name} up to date")
         (venv / MARK).write_text("")
     else:
-        parts = parts | choose_build(forced, parts)
-        build, packages = "gpu" if "gpu" in parts else "cpu", list(wanted_packages(parts))
         say(f"building {venv.name} with Python {platform.python_version()}")
         create(venv)
     for each in packages:
         install(venv, *each)
     add_libraries(venv)
     check_import(venv)
+    build = "gpu" if "gpu" in parts else "cpu"
     (venv / MARK).write_text(f"{build} {identify(venv / 'bin' / 'python')}\n")
     say("ready")
 
