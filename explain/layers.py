@@ -1,6 +1,5 @@
 """A network's layers by their structural names, and what they give for an input."""
 import contextlib
-import difflib
 from dataclasses import dataclass
 
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
@@ -8,6 +7,7 @@ import mxnet as mx
 from mxnet.gluon import nn
 
 from common.errors import UserError
+from model.registry import did_you_mean
 
 __all__ = ["Layer", "named_layers", "imperative", "hooked", "trace", "find_layer",
            "default_layer"]
@@ -130,8 +130,6 @@ def find_layer(layers, name=None):
         return default_layer(layers)
     by_name = {layer.name: layer for layer in layers}
     if name not in by_name:
-        close = difflib.get_close_matches(name, by_name, n=3, cutoff=0.3)
-        hint = f" Closest: {', '.join(close)}." if close else ""
-        raise UserError(f"no layer '{name}' gives a feature map.{hint} "
+        raise UserError(f"no layer '{name}' gives a feature map.{did_you_mean(name, by_name)} "
                          "--list-layers shows them all")
     return by_name[name]

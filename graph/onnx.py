@@ -496,16 +496,13 @@ def _slice_axis(node, to):
 
 @_writes("slice_like")
 def _slice_like(node, to):
-    source, output = node.inputs[0]
-    (one, two), shapes = source.shapes[output], node.shapes[0]
-    axes = [axis for axis in range(len(one)) if (one[axis], two[axis]) != tuple(
-        shape[axis] for shape in shapes)]
-    if any(shapes[0][axis] != shapes[1][axis] for axis in axes):
-        _refuse(node, "slices the axis of the images")
-    if not axes:
+    axes, sizes = node.attrs.get("axes") or (), node.shape()
+    if 0 in axes or not axes:
+        _refuse(node, "of the axis of the images cannot be written as ONNX")
+    if sizes == _shape(node):
         return to.read(node)
-    return to.emit("Slice", to.read(node), [0] * len(axes), [shapes[0][axis] for axis in axes],
-                   axes)
+    return to.emit("Slice", to.read(node), [0] * len(axes), [sizes[axis] for axis in axes],
+                   list(axes))
 
 
 @_writes("broadcast_axis", "broadcast_like")

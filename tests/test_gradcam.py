@@ -145,7 +145,7 @@ def test_layers_are_listed(folder):
     (["--run", "photos"], ["photos/best.params was trained on imagenet", "--images"]),
     (["--run", "relu", "other"], ["different classes (shapes and letters)"]),
     (["--run", "relu", "--layer", "features.9"],
-     ["no layer 'features.9'", "Closest: features.", "--list-layers"]),
+     ["no layer 'features.9'", "Did you mean 'features.", "--list-layers"]),
     (["--run", "relu", "--class", "stra"], ["unknown class 'stra'", "Did you mean 'star'?"]),
     (["--run", "relu", "--class", "10"], ["unknown class '10'", "0 to 9"]),
     (["--run", "relu", "--indices", "3,2000"], ["no test image 2000", "2,000"]),

@@ -167,7 +167,7 @@ def test_any_gluon_classifier():
 
 def test_unknown_names(x):
     net = random_net()
-    with pytest.raises(ValueError, match="no layer '44'.*Closest: 4.*--list-layers"):
+    with pytest.raises(ValueError, match="no layer '44'.*Did you mean '4'.*--list-layers"):
         find_layer(trace(net, x), "44")
     with pytest.raises(ValueError, match="unknown method 'cam'. Known: grad-cam, grad-cam"):
         grad_cam(net, x, method="cam")
