@@ -53,7 +53,7 @@ torture: env-dev
 	.venv/bin/python -m tests.torture.mutations --jobs $(TEST_WORKERS)
 
 check-gpu: env
-	.venv/bin/python tools/check_gpu.py
+	.venv/bin/python -m tests.torture.check_gpu
 
 lint: env-dev
 	.venv/bin/ruff check
