@@ -132,12 +132,12 @@ class _OnnxPredictor(Predictor):
 def score_released(options, devices):
     """Score everything that is released; the exit code says whether all is as listed."""
     from reporting.table import released_table, to_markdown
-    from runs.released import RELEASED, verify_file
+    from runs.released import RELEASED
 
     found = []
     evaluation.check_csv(options)
     for released in choose_released(options, RELEASED):
-        verify_file(released.path, released)
+        released.verify()
         own = replaced(options, params=str(released.path))
         predictor, description, dataset, batches = evaluation.open_params(own, devices)
         print(f"{released.name}: {dataset.description}")

@@ -8,6 +8,7 @@
 is the recipe of "Attention as Activation" (arXiv 2007.07729) for ATAC-ResNet-50.
 """
 import argparse
+from functools import partial
 
 from common.arguments import Parser, Scope, natural, positive_float
 from common.errors import run_script
@@ -36,18 +37,6 @@ def make_parser():
     return parser
 
 
-class _Sets(argparse.Action):
-    """A flag that stands for another option with a value."""
-
-    def __init__(self, option_strings, dest, sets, help):
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS,
-                         help=help)
-        self.sets = sets
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, *self.sets)
-
-
 class _Refused(argparse.Action):
     """A flag that is refused with the reason, unless its value is the authors' default."""
 
@@ -64,9 +53,10 @@ class _Refused(argparse.Action):
 def _add_authors_names(parser):
     """Flags of the authors' script, of which some did nothing there or resumed by halves."""
     add = parser.add_argument_group("the authors' names").add_argument
-    add("--use_se", action=_Sets, sets=("attention", "SE"), help="the same as --attention SE")
-    add("--use-gn", action=_Sets, sets=("norm_layer", "GroupNorm"),
-        help="the same as --norm-layer GroupNorm")
+    same = partial(add, action="store_const", default=argparse.SUPPRESS)
+    same("--use_se", dest="attention", const="SE", help="the same as --attention SE")
+    same("--use-gn", dest="norm_layer", const="GroupNorm",
+         help="the same as --norm-layer GroupNorm")
     add("--save-frequency", type=natural, dest="save_period", scope=Scope.HOW, metavar="N",
         default=parser.get_default("save_period"), help="the same as --save-period")
     add("--batch-norm", action=_Refused, reason="it was for VGG networks, which this script does "

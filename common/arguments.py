@@ -13,7 +13,7 @@ from .errors import UserError
 from .files import read_json
 
 __all__ = ["RECORDED_THREADS", "Parser", "Scope", "as_arguments", "epochs", "fraction",
-           "list_of", "milestones", "names", "natural", "network_size", "non_negative",
+           "given", "list_of", "milestones", "names", "natural", "network_size", "non_negative",
            "positive_float", "positive_fraction", "positive_int", "replaced", "seed",
            "threads", "whole_number"]
 
@@ -157,7 +157,12 @@ class Parser(_Scoped, argparse.ArgumentParser):
 
     def scopes(self):
         """Name of each option -> its `Scope`."""
-        return {action.dest: action.scope for action in self._actions}
+        return {name: action.scope for name, action in self._by_name().items()}
+
+    def _by_name(self):
+        """Name of each option -> its action; the one with a value, where a flag sets it, too."""
+        return {action.dest: action
+                for action in sorted(self._actions, key=lambda action: action.nargs != 0)}
 
     def error(self, message):
         raise UserError(f"{message} (see --help)")
@@ -182,8 +187,8 @@ class Parser(_Scoped, argparse.ArgumentParser):
         """
         config = read_json(path, "--config")
         config.pop(RECORDED_THREADS, None)    # of the run itself: see `runs.config`
-        actions = {action.dest: action for action in self._actions
-                   if action.dest != argparse.SUPPRESS}
+        actions = self._by_name()
+        actions.pop(argparse.SUPPRESS, None)
         unknown = [key for key in config if key.replace("-", "_") not in actions]
         if unknown:
             raise UserError(f"{path} sets unknown options: {', '.join(sorted(unknown))}")
@@ -219,6 +224,11 @@ class Parser(_Scoped, argparse.ArgumentParser):
 def replaced(options, **values):
     """Options of which some have other values; `options` stay as they are."""
     return argparse.Namespace(**{**vars(options), **values})
+
+
+def given(options, *names):
+    """Those of the named options that have a value: name -> value."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def as_arguments(options):

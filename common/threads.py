@@ -17,9 +17,7 @@ _SAMPLE_S = 0.1    # ten of the ticks in which Linux counts
 
 
 def _usable_cpus():
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
+    return os.sched_getaffinity(0)
 
 
 def _quota_cores(path):

@@ -1,4 +1,5 @@
 """Training on small images: data sets that fit into memory, as a `runs.train.Job`."""
+from common.arguments import given
 from data import get_dataset
 from data.batches import Batches, Preparation
 
@@ -31,8 +32,7 @@ class CifarTraining(Job):
 
     def evaluation_options(self, options):
         """The folder or the archive, if one was named."""
-        return {name: getattr(options, name) for name in ("data_dir", "data_url")
-                if getattr(options, name) is not None}
+        return given(options, "data_dir", "data_url")
 
 
 def open_cifar(options, batch_size, shard):

@@ -7,7 +7,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from common.arguments import RECORDED_THREADS, Scope
+from common.arguments import RECORDED_THREADS, Scope, replaced
 from common.errors import UserError
 from common.files import read_json, write_json
 from common.threads import MOST_THREADS
@@ -35,16 +35,15 @@ def resolve_options(parser, argv):
     if Path(merged.log_dir).resolve() != stored.parent.parent.resolve():
         raise UserError(f"{stored.parent} was begun with --log-dir {merged.log_dir} in another "
                         "folder: go on from there, so that all its files are found")
-    return argparse.Namespace(**{**vars(merged), "name": name})
+    return replaced(merged, name=name)
 
 
 def _one_choice(typed, options):
     """The devices that were typed replace those of a file, which may say it the other way."""
-    values = vars(options)
     for one, other in (("gpus", "num_gpus"), ("num_gpus", "gpus")):
         if getattr(typed, one) is not None and getattr(typed, other) is None:
-            values = {**values, other: None}
-    return argparse.Namespace(**values)
+            options = replaced(options, **{other: None})
+    return options
 
 
 def _stored_config(options):

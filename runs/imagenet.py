@@ -1,7 +1,7 @@
 """Training on photographs, ImageNet's or others, as a `runs.train.Job`."""
-import argparse
 import os
 
+from common.arguments import given, replaced
 from common.errors import UserError
 from data.imagenet import open_imagenet
 from data.photos import Decoding
@@ -24,12 +24,11 @@ class ImageNetTraining(Job):
     def describe(self, options):
         """See `runs.describe.describe`."""
         _check(options)
-        values = vars(options)
         if options.act_type is None and options.model.lower().endswith("_v1b"):
-            values = {**values, "act_type": "ChaATAC"}
+            options = replaced(options, act_type="ChaATAC")
         if options.drop_rate:
-            values = {**values, "final_drop": options.drop_rate, "drop_rate": None}
-        return describe(argparse.Namespace(**values))
+            options = replaced(options, final_drop=options.drop_rate, drop_rate=None)
+        return describe(options)
 
     def open_data(self, options, batch_size, shard):
         """Records or folders, as the options say."""
@@ -42,8 +41,7 @@ class ImageNetTraining(Job):
     def evaluation_options(self, options):
         """The records or the folder."""
         names = ("use_rec", "rec_val", "rec_val_idx") if options.use_rec else ("data_dir",)
-        return {name: getattr(options, name) for name in (*names, "crop_ratio")
-                if getattr(options, name) is not None}
+        return given(options, *names, "crop_ratio")
 
     def first_weights(self, options, description):
         """Those of --resume-from or --pretrained."""

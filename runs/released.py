@@ -10,7 +10,7 @@ from model.zoo import build
 from .weights import WeightsError, load_weights
 
 __all__ = ["RELEASED", "Released", "find_released", "list_released", "load_released",
-           "released_by_name", "verify_file"]
+           "released_by_name"]
 
 _PARAMS_FOLDER = Path(__file__).resolve().parents[1] / "params"
 
@@ -38,8 +38,6 @@ class Released:
         What it scored: ``val_accuracy`` and the like, as in the JSON beside the file.
     run : str, optional
         The run that it is of; logs/<run> is its account.
-    url : str, optional
-        Where to get it.
     """
 
     name: str
@@ -52,7 +50,6 @@ class Released:
     options: dict
     figures: dict
     run: str = None
-    url: str = None
 
     @property
     def path(self):
@@ -64,26 +61,23 @@ class Released:
         """As `model.zoo.build` takes it."""
         return {"model": self.model, "options": self.options, "dataset": {"name": self.dataset}}
 
+    def verify(self):
+        """Raise WeightsError unless the file is there, byte for byte."""
+        if not os.path.isfile(self.path):
+            raise WeightsError(f"there is no file {self.path}")
+        size = self.path.stat().st_size
+        if size != self.size:
+            raise WeightsError(f"{self.path} is not the released {self.name}: it has {size:,} "
+                               f"bytes instead of {self.size:,}")
+        digest = sha256(self.path)
+        if digest != self.sha256:
+            raise WeightsError(f"{self.path} is not the released {self.name}: its SHA-256 is "
+                               f"{digest[:12]}..., not {self.sha256[:12]}...")
+
 
 # Parameter files that are published with this project; `tools/release.py` writes the list.
 RELEASED = [Released(**entry) for entry in json.loads(
     Path(__file__).with_name("released.json").read_text(encoding="utf-8"))]
-
-
-def verify_file(path, released):
-    """Raise WeightsError unless a file is the released one, byte for byte."""
-    path = Path(path)
-    if not os.path.isfile(path):
-        where = f"; it can be had from {released.url}" if released.url else ""
-        raise WeightsError(f"there is no file {path}{where}")
-    size = path.stat().st_size
-    if size != released.size:
-        raise WeightsError(f"{path} is not the released {released.name}: it has {size:,} bytes "
-                           f"instead of {released.size:,}")
-    digest = sha256(path)
-    if digest != released.sha256:
-        raise WeightsError(f"{path} is not the released {released.name}: its SHA-256 is "
-                           f"{digest[:12]}..., not {released.sha256[:12]}...")
 
 
 def find_released(description, dataset):
@@ -101,14 +95,21 @@ def find_released(description, dataset):
     WeightsError
         If there is none, or its file is missing or damaged.
     """
-    for released in RELEASED:
-        if ((released.model, released.options) == (description["model"], description["options"])
-                and dataset in (None, released.dataset)):
-            verify_file(released.path, released)
-            return released
-    where = f" on {dataset}" if dataset else ""
-    raise WeightsError(f"no parameters of this {description['model']}{where} are released; "
-                       f"released: {_released_names()}")
+    return _verified(
+        (each for each in RELEASED
+         if (each.model, each.options) == (description["model"], description["options"])
+         and dataset in (None, each.dataset)),
+        f"no parameters of this {description['model']}{f' on {dataset}' if dataset else ''} are "
+        "released")
+
+
+def _verified(found, problem):
+    released = next(found, None)
+    if released is None:
+        known = ", ".join(each.name for each in RELEASED) or "none so far"
+        raise WeightsError(f"{problem}; released: {known}")
+    released.verify()
+    return released
 
 
 def list_released():
@@ -133,11 +134,8 @@ def released_by_name(name):
     WeightsError
         If there is none of that name, or its file is missing or damaged.
     """
-    for released in RELEASED:
-        if released.name.lower() == name.lower():
-            verify_file(released.path, released)
-            return released
-    raise WeightsError(f"no released parameters are named {name}; released: {_released_names()}")
+    return _verified((each for each in RELEASED if each.name.lower() == name.lower()),
+                     f"no released parameters are named {name}")
 
 
 def load_released(name, ctx=None):
@@ -164,7 +162,3 @@ def load_released(name, ctx=None):
     net = build(released.description, released.outputs)
     load_weights(net, released.path, ctx)
     return net
-
-
-def _released_names():
-    return ", ".join(released.name for released in RELEASED) or "none so far"

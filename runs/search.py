@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from common.arguments import as_arguments
+from common.arguments import as_arguments, given
 from common.errors import UserError
 from data.streams import bit_stream, permutation
 from engines.interface import Group, Loss
@@ -18,7 +18,7 @@ from model.structure import (
     derive,
     searchable_units,
 )
-from training.history import close_log, open_log
+from training.history import close_log
 from training.schedule import Schedule
 from training.search import SearchRecord, SearchStep, Space, operation_weights
 from training.search_history import structure_table
@@ -26,7 +26,7 @@ from training.search_history import structure_table
 from .cifar import open_cifar, training_batches
 from .config import open_run, write_config
 from .describe import describe, script_options
-from .train import Data, Job, write_result
+from .train import Data, Job, begin, write_result
 
 __all__ = ["StructureSearch", "write_random_structure"]
 
@@ -166,10 +166,7 @@ def write_random_structure(job, options, script):
     blocks = job.build(description, None).num_blocks
     words = bit_stream(options.seed, "random structure").random_raw(blocks)
     operations = [OPERATIONS[int(word) % len(OPERATIONS)] for word in words]
-    if options.overwrite:
-        run.remove()
-    run.create()
-    log = open_log(run.log_file)
+    log = begin(run, options)
     try:
         log.info(f"random structure of seed {options.seed}: {', '.join(operations)}")
         write_config(run, options)
@@ -201,8 +198,6 @@ def _training_command(options, description, structure):
     # What was not given is the network's own there, too.
     network = {name: value for name, value in script_options(description).items()
                if getattr(options, name) is not None}
-    data = {name: getattr(options, name) for name in ("dataset", "data_dir", "data_url",
-                                                      "limit_train")
-            if getattr(options, name) is not None}
+    data = given(options, "dataset", "data_dir", "data_url", "limit_train")
     return shlex.join(["python", "train_cifar.py", "--model", description["model"],
                        "--structure", str(structure), *as_arguments({**network, **data})])

@@ -293,7 +293,7 @@ def run_job(job, options, script):
     setup = prepare(job, options)
     engine = make_engine(job, setup)
     options, run = setup.options, setup.run
-    log = _begin(run, options)
+    log = begin(run, options)
     try:
         _announce(log, setup, engine.num_trained)
         step, record = job.make_parts(setup, engine, log)
@@ -397,7 +397,7 @@ def _check_alike(workers, devices, data):
                             .format(rank, *one, *found[0]))
 
 
-def _begin(run, options):
+def begin(run, options):
     """Make the run's folders and open its log; nothing but a silent log for workers above 0."""
     if run is None:
         return silent_log()

@@ -36,7 +36,7 @@ def test_the_claim_s_networks_are_released():
 @pytest.mark.parametrize("released", listed.RELEASED, ids=lambda released: released.name)
 def test_a_release_is_small_whole_described_and_has_its_logs(released):
     assert released.size < 2_000_000
-    listed.verify_file(released.path, released)
+    released.verify()
     check_params(released.path)
     description = read_json(released.path.with_suffix(".json"))
     assert (description["model"], description["options"]) == (released.model, released.options)

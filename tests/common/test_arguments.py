@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+import train_imagenet
 from common.arguments import Parser, threads
 from common.errors import UserError
 from runs.options import add_run_options, add_training_options
@@ -101,3 +102,12 @@ def test_a_range_names_both_of_its_ends_once(text):
     with pytest.raises(argparse.ArgumentTypeError, match="a whole number from 0 to 1024, not"):
         threads(text)
     assert threads("1024") == 1024
+
+
+def test_a_file_sets_an_option_that_flags_set_too(tmp_path):
+    parser = train_imagenet.make_parser()
+    parser.load_config(_config(tmp_path, {"attention": "CBAM", "mode": "imperative"}))
+    options = parser.parse_args([])
+    assert (options.attention, options.mode) == ("CBAM", "imperative")
+    options = parser.parse_args(["--use_se", "--use-gn"])
+    assert (options.attention, options.norm_layer) == ("SE", "GroupNorm")
