@@ -15,7 +15,6 @@ from functools import partial
 from common.arguments import Parser, Scope, positive_int, replaced
 from common.errors import UserError, run_script
 from common.threads import set_threads
-from data import list_datasets
 from engines.predictor import Predictor
 from runs import evaluation
 from runs import options as shared
@@ -45,14 +44,11 @@ def make_parser():
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime",
                         help="what runs it")
     parser.add_argument("--csv", metavar="FILE.csv", help="append the scores to this table")
-    network = shared.add_cifar_network_options(parser, model=None)
-    network.description = "Only for a file without such a JSON."
-    shared.add_v1b_options(network)
-    shared.add_described_data_options(parser, list_datasets()).add_argument(
-        "--batch-size", type=positive_int, default=128, metavar="N", help="images per step")
-    shared.add_image_options(parser, train=False).add_argument(
-        "--crops", type=int, choices=(1, 10), default=1,
-        help="crops of each image, whose predictions are averaged")
+    data, photos = shared.add_described_options(parser)
+    data.add_argument("--batch-size", type=positive_int, default=128, metavar="N",
+                      help="images per step")
+    photos.add_argument("--crops", type=int, choices=(1, 10), default=1,
+                        help="crops of each image, whose predictions are averaged")
     shared.add_device_options(parser)
     return parser
 

@@ -11,7 +11,6 @@ import sys
 from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
 from common.threads import set_threads
-from data import list_datasets
 from exporting import command
 from runs import options as shared
 from runs.description import check_fits, find_description, load_network
@@ -47,12 +46,7 @@ def make_parser():
     add("--outputs", "--classes", type=positive_int, metavar="N",
         help="number of the network's outputs (default: as described)")
     add("--overwrite", action="store_true", help="replace files that exist")
-    network = shared.add_cifar_network_options(parser, model=None)
-    network.description = "Only for a file without such a JSON."
-    shared.add_v1b_options(network)
-    shared.add_described_data_options(parser, list_datasets(),
-                                      "For --int8, --check, and files without a JSON.")
-    shared.add_image_options(parser, train=False)
+    shared.add_described_options(parser, "For --int8, --check, and files without a JSON.")
     parser.set_defaults(batch_size=128, crops=1)
     return parser
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from common.arguments import Parser, Scope, list_of, natural, positive_int
 from common.errors import UserError, run_script
 from common.threads import set_threads
-from data import list_datasets
 from engines.devices import select_devices
 from runs.options import add_cifar_network_options, datasets_help
 
@@ -32,7 +31,7 @@ def make_parser():
         help="image files, or folders of them; a file in a folder with a class's name belongs "
              "to that class")
     add("--dataset", metavar="NAME",
-        help=f"{datasets_help(list_datasets())} (default: the described one)")
+        help=f"{datasets_help()} (default: the described one)")
     add("--data-dir", scope=Scope.MACHINE, metavar="DIR",
         help="folder of its official binary files")
     add("--data-url", scope=Scope.MACHINE, metavar="URL[#md5=SUM]",

@@ -12,7 +12,6 @@ from common import arguments as types
 from common.arguments import Parser
 from common.errors import run_script
 from common.threads import set_threads
-from data import list_datasets
 from runs import options as shared
 from runs.config import recorded_threads, resolve_options
 
@@ -21,7 +20,7 @@ def make_parser():
     parser = Parser(prog="search_attention.py", description=__doc__.splitlines()[0])
     shared.add_cifar_network_options(parser, model="resnet18")
     parser.set_defaults(attention="CBAM")
-    shared.add_cifar_data_options(parser, "cifar100", list_datasets()).add_argument(
+    shared.add_cifar_data_options(parser, "cifar100").add_argument(
         "--alpha-split", type=types.fraction, default=0.0, metavar="F",
         help="hold out this share of the training images for the structure; 0: every second "
              "batch of the training stream is the structure's, as in the study")

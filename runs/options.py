@@ -6,7 +6,7 @@ from common import arguments as types
 from common.arguments import RECORDED_THREADS, Parser, Scope
 from data import list_datasets
 
-__all__ = ["add_cifar_data_options", "add_cifar_network_options", "add_described_data_options",
+__all__ = ["add_cifar_data_options", "add_cifar_network_options", "add_described_options",
            "add_device_options", "add_image_options", "add_network_options", "add_run_options",
            "add_structure_option", "add_teacher_options", "add_training_options",
            "add_v1b_options", "add_worker_options", "datasets_help", "make_cifar_parser",
@@ -25,7 +25,7 @@ def _scopes():
     parser = Parser(conflict_handler="resolve")
     add_v1b_options(add_cifar_network_options(parser, model=None))
     add_structure_option(parser)
-    add_cifar_data_options(parser, None, ())
+    add_cifar_data_options(parser, None)
     add_image_options(parser)
     add_teacher_options(add_training_options(parser))
     add_worker_options(add_device_options(parser))
@@ -111,20 +111,11 @@ def add_v1b_options(group):
     add("--final-drop", type=types.fraction, metavar="P", help="the same as --drop-rate")
 
 
-def add_cifar_data_options(parser, dataset, known):
-    """Which small images to train on, and how.
-
-    Parameters
-    ----------
-    parser : Parser
-    dataset : str
-        The default.
-    known : sequence of str
-        All data sets.
-    """
+def add_cifar_data_options(parser, dataset):
+    """Which small images to train on, and how; `dataset` is the default."""
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--dataset", default=dataset, metavar="NAME", help=datasets_help(known))
+    add("--dataset", default=dataset, metavar="NAME", help=datasets_help())
     add("--data-dir", scope=Scope.MACHINE, metavar="DIR",
         help="folder of the official binary files (default: ~/.mxnet/datasets/<dataset>)")
     _add_data_url(add)
@@ -137,31 +128,36 @@ def add_cifar_data_options(parser, dataset, known):
     return group
 
 
-def add_described_data_options(parser, known, description=None):
-    """Which test images to take; a file's own description says the rest.
+def add_described_options(parser, data=None):
+    """The network of a file, and the images it is shown, where no JSON beside it says so.
 
     Parameters
     ----------
     parser : Parser
-    known : sequence of str
-        All data sets of small images.
-    description : str, optional
-        Of the group.
+    data : str, optional
+        Description of the group of data options.
+
+    Returns
+    -------
+    Groups of the data options and of those of ImageNet-like data.
     """
-    group = parser.add_argument_group("data", description)
+    network = add_cifar_network_options(parser, model=None)
+    network.description = "Only for a file without such a JSON."
+    add_v1b_options(network)
+    group = parser.add_argument_group("data", data)
     add = group.add_argument
     add("--dataset", metavar="NAME",
-        help=f"{datasets_help(known)}; or imagenet for data like it (default: the described one)")
+        help=f"{datasets_help()}; or imagenet for data like it (default: the described one)")
     add("--data-dir", scope=Scope.MACHINE, metavar="DIR",
         help="folder of the official binary files, or of val/<class>/ (default: "
              "~/.mxnet/datasets/<dataset>)")
     _add_data_url(add)
-    return group
+    return group, add_image_options(parser, train=False)
 
 
-def datasets_help(known):
+def datasets_help():
     """What may follow --dataset."""
-    return (f"one of {', '.join(known)}; cifar100-coarse has the 20 superclasses, "
+    return (f"one of {', '.join(list_datasets())}; cifar100-coarse has the 20 superclasses, "
             "cifar100-authors the same under the 100 outputs that the paper's authors trained")
 
 
@@ -336,7 +332,7 @@ def make_cifar_parser():
     parser = Parser(prog="train_cifar.py", description="Train one network on CIFAR-10, CIFAR-100 "
                                                        "or the built-in data set of shapes.")
     add_structure_option(add_cifar_network_options(parser, model="resnet_v2_cifar"))
-    add_cifar_data_options(parser, "cifar10", list_datasets()).add_argument(
+    add_cifar_data_options(parser, "cifar10").add_argument(
         "--val-split", type=types.natural, default=0, metavar="N",
         help="hold out N training images and select on them, not on the test set")
     add_training_options(parser, num_epochs=400, batch_size=128, lr=0.2)

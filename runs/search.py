@@ -20,8 +20,7 @@ from model.structure import (
 )
 from training.history import close_log
 from training.schedule import Schedule
-from training.search import SearchRecord, SearchStep, Space, operation_weights
-from training.search_history import structure_table
+from training.search import SearchRecord, SearchStep, Space, operation_weights, structure_table
 
 from .cifar import open_cifar, training_batches
 from .config import open_run, write_config

@@ -11,7 +11,7 @@ from explain.gates import BINS, GateLayer
 from explain.images import Picture
 from reporting.figures import draw_confusion
 from training.history import COLUMNS, draw_curves
-from training.search_history import draw_weights
+from training.search import draw_weights
 
 NAME = "$\\nosuch{_^ \x1b[31m\udcff$"    # as a formula an error; the last is half a character
 

@@ -24,11 +24,13 @@ from training.search import (
     SearchRecord,
     SearchStep,
     Space,
+    draw_weights,
     operation_weights,
     penalty,
     penalty_gradient,
+    structure_rows,
+    structure_table,
 )
-from training.search_history import draw_weights, structure_rows, structure_table
 
 _ALPHA = "unit.alpha"
 _AS_THEY_ARE = Preparation(augment=False, prefetch=0)
