@@ -13,12 +13,19 @@ Every unit maps (N, C, H, W) to the same shape, for any H and W. Children keep t
 structural names of the authors' code (``module.0.weight`` ...), so its files load.
 """
 from functools import partial
-from numbers import Integral
 
 from mxnet.gluon import nn
 
-from .layers import Gated, conv1x1, depthwise
-from .registry import Registry, UserError, check_choice
+from .layers import (
+    Gated,
+    check_positive,
+    conv1x1,
+    depthwise,
+    hidden_channels,
+    norm_of,
+    same_padding,
+)
+from .registry import Registry, check_choice
 
 __all__ = ["ChaATAC", "SpaATAC", "SeqATAC", "xUnit", "xUnitS", "Mish", "ACTIVATIONS",
            "get_activation", "list_activations"]
@@ -55,40 +62,6 @@ def get_activation(name, channels, **options):
 def list_activations():
     """The names that `get_activation` knows."""
     return ACTIVATIONS.names()
-
-
-def check_positive(**values):
-    """Raise UserError unless every given value is an integer of at least 1."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise UserError(f"{name} must be a positive integer, not {value!r}")
-
-
-def check_rate(**values):
-    """Raise UserError unless every given value lies in [0, 1)."""
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise UserError(f"{name} must lie in [0, 1), not {value!r}")
-
-
-def same_padding(kernel_size, dilation=1):
-    """Padding that keeps H and W under a stride-1 convolution.
-
-    Raises
-    ------
-    UserError
-        If `kernel_size` is even: no symmetric padding keeps the size.
-    """
-    check_positive(kernel_size=kernel_size, dilation=dilation)
-    if kernel_size % 2 == 0:
-        raise UserError(f"kernel_size must be odd to keep the map's size, not {kernel_size}")
-    return dilation * (kernel_size - 1) // 2
-
-
-def hidden_channels(channels, reduction):
-    """Width of a bottleneck: channels / reduction, rounded down, at least 1."""
-    check_positive(channels=channels, reduction=reduction)
-    return max(channels // reduction, 1)
 
 
 class _SigmoidGated(Gated):
@@ -135,16 +108,14 @@ class ChaATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
-        norm_kwargs = norm_kwargs or {}
+        norm = norm_of(norm_layer, norm_kwargs)
         with self.module.name_scope():
             if use_global:
                 self.module.add(nn.GlobalAvgPool2D())
-            self.module.add(conv1x1(channels, inter_channels),
-                            norm_layer(in_channels=inter_channels, **norm_kwargs))
+            self.module.add(conv1x1(channels, inter_channels), norm(inter_channels))
             if use_relu:
                 self.module.add(nn.Activation("relu"))
-            self.module.add(conv1x1(inter_channels, channels),
-                            norm_layer(in_channels=channels, **norm_kwargs))
+            self.module.add(conv1x1(inter_channels, channels), norm(channels))
 
 
 @ACTIVATIONS.register("SpaATAC")
@@ -177,15 +148,12 @@ class SpaATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         check_positive(channels=channels)
-        padding = same_padding(kernel_size, dilation)
-        norm_kwargs = norm_kwargs or {}
+        norm = norm_of(norm_layer, norm_kwargs)
         with self.module.name_scope():
-            self.module.add(depthwise(channels, kernel_size, padding, dilation=dilation),
-                            norm_layer(in_channels=channels, **norm_kwargs))
+            self.module.add(depthwise(channels, kernel_size, dilation), norm(channels))
             if use_relu:
                 self.module.add(nn.Activation("relu"))
-            self.module.add(depthwise(channels, kernel_size, padding, dilation=dilation),
-                            norm_layer(in_channels=channels, **norm_kwargs))
+            self.module.add(depthwise(channels, kernel_size, dilation), norm(channels))
 
 
 @ACTIVATIONS.register("SeqATAC")
@@ -220,17 +188,13 @@ class SeqATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
-        padding = same_padding(kernel_size, dilation)
-        norm_kwargs = norm_kwargs or {}
+        norm = norm_of(norm_layer, norm_kwargs)
         with self.module.name_scope():
-            self.module.add(depthwise(channels, kernel_size, padding, dilation=dilation),
-                            norm_layer(in_channels=channels, **norm_kwargs),
-                            conv1x1(channels, inter_channels),
-                            norm_layer(in_channels=inter_channels, **norm_kwargs))
+            self.module.add(depthwise(channels, kernel_size, dilation), norm(channels),
+                            conv1x1(channels, inter_channels), norm(inter_channels))
             if use_relu:
                 self.module.add(nn.Activation("relu"))
-            self.module.add(conv1x1(inter_channels, channels),
-                            norm_layer(in_channels=channels, **norm_kwargs))
+            self.module.add(conv1x1(inter_channels, channels), norm(channels))
 
 
 # The gates of xUnit: what turns the spatial response z into a weight in (0, 1].
@@ -269,14 +233,13 @@ class xUnit(Gated):  # noqa: N801  (the published name)
         super().__init__(**kwargs)
         check_positive(channels=channels)
         check_choice("gate", gate, _XUNIT_GATES)
-        norm_kwargs = norm_kwargs or {}
+        norm = norm_of(norm_layer, norm_kwargs)
         self._to_gate = _XUNIT_GATES[gate]
         with self.name_scope():
             self.module = nn.HybridSequential(prefix="")
-            self.module.add(norm_layer(in_channels=channels, **norm_kwargs),
+            self.module.add(norm(channels),
                             nn.Activation("relu"),
-                            depthwise(channels, kernel_size, same_padding(kernel_size)),
-                            norm_layer(in_channels=channels, **norm_kwargs))
+                            depthwise(channels, kernel_size), norm(channels))
 
     def gate(self, F, x):
         """The gate, in (0, 1], of x (N, C, H, W); of the same shape."""
@@ -313,7 +276,7 @@ class xUnitS(_SigmoidGated):  # noqa: N801  (the published name)
         with self.module.name_scope():
             self.module.add(nn.Conv2D(channels, kernel_size, padding=same_padding(kernel_size),
                                       groups=channels, in_channels=channels),
-                            norm_layer(in_channels=channels, **(norm_kwargs or {})))
+                            norm_of(norm_layer, norm_kwargs)(channels))
 
 
 def _register_gluon(name, build_block):

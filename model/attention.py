@@ -21,8 +21,8 @@ import math
 
 from mxnet.gluon import nn
 
-from .activation import ChaATAC, check_positive, hidden_channels, same_padding
-from .layers import Gated, depthwise
+from .activation import ChaATAC
+from .layers import Gated, check_positive, depthwise, hidden_channels, norm_of, same_padding
 from .registry import Registry, UserError, check_choice
 
 __all__ = ["SE", "ChannelAttention", "SpatialAttention", "CBAM", "MVAM", "ZAM", "GE", "ECA",
@@ -215,7 +215,7 @@ class SpatialAttention(Gated):
         with self.name_scope():
             self.conv = nn.Conv2D(1, kernel_size, padding=same_padding(kernel_size),
                                   use_bias=use_bias, in_channels=len(self._statistics))
-            self.norm = norm_layer(in_channels=1, **(norm_kwargs or {})) if use_norm else None
+            self.norm = norm_of(norm_layer, norm_kwargs)(1) if use_norm else None
 
     def gate(self, F, x):
         """The spatial map (N, 1, H, W), in (0, 1), of x (N, C, H, W)."""
@@ -478,7 +478,7 @@ class GE(Gated):
             self.gather = nn.HybridSequential(prefix="gather_")
             with self.gather.name_scope():
                 if variant != "theta-":
-                    self._add_convolutions(channels, size, norm_layer, norm_kwargs or {})
+                    self._add_convolutions(channels, size, norm_of(norm_layer, norm_kwargs))
                 elif extent != "global":
                     self.gather.add(nn.AvgPool2D(2 * extent - 1, strides=extent,
                                                  padding=extent - 1, count_include_pad=False))
@@ -486,16 +486,14 @@ class GE(Gated):
             if variant == "theta+":
                 self.excite = _bottleneck(channels, reduction, "excite_")
 
-    def _add_convolutions(self, channels, size, norm_layer, norm_kwargs):
+    def _add_convolutions(self, channels, size, norm):
         if self._extent == "global":
-            self.gather.add(depthwise(channels, size or 1), norm_layer(in_channels=channels,
-                                                                        **norm_kwargs))
+            self.gather.add(depthwise(channels, size or 1, padding=0), norm(channels))
             return
         for halving in range(self._extent.bit_length() - 1):    # log2 of the extent
             if halving:
                 self.gather.add(nn.Activation("relu"))
-            self.gather.add(depthwise(channels, 3, padding=1, stride=2),
-                            norm_layer(in_channels=channels, **norm_kwargs))
+            self.gather.add(depthwise(channels, 3, stride=2), norm(channels))
 
     def gate(self, F, x):
         """The gate, in (0, 1), of x (N, C, H, W): (N, C, 1, 1), or x's shape if local."""
@@ -556,22 +554,22 @@ class BAM(nn.HybridBlock):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
         padding = same_padding(3, dilation)
-        norm_kwargs = norm_kwargs or {}
+        norm = norm_of(norm_layer, norm_kwargs)
         with self.name_scope():
             self.channel = _bottleneck(channels, reduction, "channel_")
             with self.channel.name_scope():
-                self.channel.add(norm_layer(in_channels=channels, **norm_kwargs))
+                self.channel.add(norm(channels))
             self.spatial = nn.HybridSequential(prefix="spatial_")
             with self.spatial.name_scope():
                 in_channels = channels
                 for options in ({"kernel_size": 1},) + 2 * (
                         {"kernel_size": 3, "padding": padding, "dilation": dilation},):
                     self.spatial.add(nn.Conv2D(inter_channels, in_channels=in_channels, **options),
-                                     norm_layer(in_channels=inter_channels, **norm_kwargs),
+                                     norm(inter_channels),
                                      nn.Activation("relu"))
                     in_channels = inter_channels
                 self.spatial.add(nn.Conv2D(1, 1, in_channels=inter_channels),
-                                 norm_layer(in_channels=1, **norm_kwargs))
+                                 norm(1))
 
     def gate(self, F, x):
         """The gate (N, C, H, W), in (0, 1), of x (N, C, H, W)."""

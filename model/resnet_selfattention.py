@@ -16,8 +16,7 @@ import inspect
 from mxnet import init
 from mxnet.gluon import nn
 
-from .activation import check_positive, same_padding
-from .layers import LAYERS, conv1x1, conv3x3
+from .layers import LAYERS, check_positive, conv1x1, conv3x3, same_padding
 from .registry import UserError
 from .resnet_v1b import ResNetV1b, replace_child
 

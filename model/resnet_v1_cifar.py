@@ -9,9 +9,9 @@ from functools import partial
 
 from mxnet.gluon import nn
 
-from .activation import ACTIVATIONS, check_positive, check_rate
+from .activation import ACTIVATIONS
 from .attention import ATTENTIONS
-from .layers import LAYERS, GlobalMean, conv1x1, conv3x3
+from .layers import LAYERS, GlobalMean, check_positive, check_rate, conv1x1, conv3x3
 from .registry import UserError, check_choice
 from .slots import is_sequence, units_by_block, units_by_position
 

@@ -16,9 +16,9 @@ from functools import partial
 from gluoncv.model_zoo import resnetv1b
 from mxnet.gluon import contrib, nn
 
-from .activation import ACTIVATIONS, check_positive, check_rate
+from .activation import ACTIVATIONS
 from .attention import ATTENTIONS
-from .layers import LAYERS
+from .layers import LAYERS, check_positive, check_rate
 from .registry import Registry, UserError, check_choice
 from .slots import units_by_position
 

@@ -6,9 +6,9 @@ three stages of b blocks each, channels 16-16-32-64. "ResNet-20" is b = 3.
 """
 from mxnet.gluon import nn
 
-from .activation import ACTIVATIONS, check_positive, check_rate
+from .activation import ACTIVATIONS
 from .attention import ATTENTIONS
-from .layers import GlobalMean, conv1x1, conv3x3
+from .layers import GlobalMean, check_positive, check_rate, conv1x1, conv3x3
 from .slots import units_by_block, units_by_position
 
 __all__ = ["PreActBlock", "ResNetV2CIFAR", "translate_reference_key"]

@@ -4,7 +4,8 @@ import pytest
 from mxnet import autograd, nd
 
 import model
-from model.activation import ChaATAC, SeqATAC, SpaATAC, hidden_channels, xUnit, xUnitS
+from model.activation import ChaATAC, SeqATAC, SpaATAC, xUnit, xUnitS
+from model.layers import hidden_channels
 from tests import golden_cases
 from tests.model import units
 

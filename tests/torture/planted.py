@@ -120,7 +120,7 @@ PLANTED = (
         '"gaussian": lambda F, z: F.exp(-F.square(z))',
         '"gaussian": lambda F, z: F.exp(-F.square(z) / 2)',
         "tests/model/test_activation.py::test_equals_its_formula"),
-    Bug("model/activation.py",
+    Bug("model/layers.py",
         "return max(channels // reduction, 1)",
         "return max(-(-channels // reduction), 1)",
         "tests/model/test_activation.py::test_hidden_channels_have_a_floor"),
