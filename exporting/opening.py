@@ -49,7 +49,7 @@ class OnnxFile:
     description: dict
 
 
-def open_file(path, runtime="onnxruntime", precision="float32"):
+def open_file(path, runtime="onnxruntime"):
     """Read, check and try an ONNX file.
 
     Raises
@@ -60,19 +60,18 @@ def open_file(path, runtime="onnxruntime", precision="float32"):
     for package in ("onnx", runtime):
         require(package)
     content = read_bytes(path, _MOST_BYTES)
-    file = OnnxFile(Path(path), content, **_probe(content, path, runtime, precision))
+    file = OnnxFile(Path(path), content, **_probe(content, path, runtime))
     if file.description is not None:
         check_description(file.description, path)
         file.description["dataset"]["image_size"] = file.image_size
     return file
 
 
-def _probe(content, path, runtime, precision):
+def _probe(content, path, runtime):
     """What the child process says of a file; raises UserError if the file is refused."""
     try:
-        done = subprocess.run([sys.executable, "-m", "exporting.probe", runtime, precision],
-                              input=content, capture_output=True, cwd=_ROOT,
-                              timeout=_PROBE_SECONDS)
+        done = subprocess.run([sys.executable, "-m", "exporting.probe", runtime], input=content,
+                              capture_output=True, cwd=_ROOT, timeout=_PROBE_SECONDS)
     except subprocess.TimeoutExpired:
         raise UserError(f"{path} is refused: two images take it more than {_PROBE_SECONDS} "
                         "seconds") from None

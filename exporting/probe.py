@@ -23,7 +23,7 @@ _MEMORY, _SECONDS = 6 << 30, 100
 _MOST_VALUES, _LARGEST_SIDE, _MOST_OUTPUTS = 1 << 28, 4096, 1 << 20
 
 
-def describe(content, runtime, precision):
+def describe(content, runtime):
     """What a file is, by ONNX and by what it makes of two images.
 
     Raises
@@ -44,7 +44,7 @@ def describe(content, runtime, precision):
                              f"accepted is {_MOST_VALUES:,} values")
     name, pixels, side = _input(model)
     with _failing(f"it does not run in {runtime}"):
-        logits = RUNTIMES[runtime](content, name, precision)(
+        logits = RUNTIMES[runtime](content, name)(
             np.zeros((2, 3, side, side), np.uint8 if pixels else np.float32))
     if logits.dtype != np.float32:
         raise ValueError(f"its output is {logits.dtype}, not float32")
@@ -125,7 +125,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        answer = describe(content, *sys.argv[1:])
+        answer = describe(content, sys.argv[1])
     except ValueError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))

@@ -26,21 +26,9 @@ from .layers import Gated, check_positive, depthwise, hidden_channels, norm_of, 
 from .registry import Registry, UserError, check_choice
 
 __all__ = ["SE", "ChannelAttention", "SpatialAttention", "CBAM", "MVAM", "ZAM", "GE", "ECA",
-           "BAM", "ATTENTIONS", "get_attention", "list_attentions", "translate_reference_key"]
+           "BAM", "ATTENTIONS", "get_attention", "list_attentions"]
 
 ATTENTIONS = Registry("attention")
-
-# Names of the CBAM study's and of the structure search's files -> ours. The weights of
-# fc1 and fc2 are 1x1 convolutions in the latter: (out, in, 1, 1) there, (out, in) here.
-_REFERENCE_NAMES = {
-    "channel_attention.bottleneck.0": "channel.fc1",
-    "channel_attention.bottleneck.2": "channel.fc2",
-    "spatial_attention.conv": "spatial.conv",
-    "ca.fc1": "channel.fc1",
-    "ca.fc2": "channel.fc2",
-    "sa.conv1": "spatial.conv",
-    "conv1": "conv",
-}
 
 
 def get_attention(name, channels, **options):
@@ -72,15 +60,6 @@ def get_attention(name, channels, **options):
 def list_attentions():
     """The names that `get_attention` knows."""
     return ATTENTIONS.names()
-
-
-def translate_reference_key(key):
-    """Our structural parameter name, within a unit, for one of the studies' files.
-
-    ``ca.fc1.weight`` -> ``channel.fc1.weight``; other names stay.
-    """
-    module, _, parameter = key.rpartition(".")
-    return f"{_REFERENCE_NAMES.get(module, module)}.{parameter}"
 
 
 # ---- statistics over positions: (N, C, H, W) -> (N, C, 1, 1) ----

@@ -41,3 +41,25 @@ def assert_close(actual, expected, tolerance, what=""):
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
     np.testing.assert_allclose(actual, expected, rtol=tolerance["rtol"],
                                atol=tolerance["atol"] * scale, err_msg=what)
+
+
+# Names of the CBAM study's and of the structure search's files -> ours. The weights of
+# fc1 and fc2 are 1x1 convolutions in the latter: (out, in, 1, 1) there, (out, in) here.
+_REFERENCE_NAMES = {
+    "channel_attention.bottleneck.0": "channel.fc1",
+    "channel_attention.bottleneck.2": "channel.fc2",
+    "spatial_attention.conv": "spatial.conv",
+    "ca.fc1": "channel.fc1",
+    "ca.fc2": "channel.fc2",
+    "sa.conv1": "spatial.conv",
+    "conv1": "conv",
+}
+
+
+def translate_reference_key(key):
+    """Our structural parameter name, within a unit, for one of the studies' files.
+
+    ``ca.fc1.weight`` -> ``channel.fc1.weight``; other names stay.
+    """
+    module, _, parameter = key.rpartition(".")
+    return f"{_REFERENCE_NAMES.get(module, module)}.{parameter}"

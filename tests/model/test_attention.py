@@ -17,9 +17,8 @@ from model.attention import (
     SpatialAttention,
     get_attention,
     list_attentions,
-    translate_reference_key,
 )
-from tests.golden_cases import assert_close, cases, load
+from tests.golden_cases import assert_close, cases, load, translate_reference_key
 
 # Options that make another unit of the same name.
 VARIANTS = {

@@ -6,7 +6,7 @@ import pytest
 from mxnet import autograd, nd
 from mxnet.gluon import SymbolBlock, nn
 
-from model.attention import CBAM, MVAM, translate_reference_key
+from model.attention import CBAM, MVAM
 from model.resnet_v1_cifar import BasicBlock, resnet18
 from model.resnet_v2_cifar import ResNetV2CIFAR
 from model.structure import (
@@ -19,7 +19,7 @@ from model.structure import (
     structure_unit,
 )
 from runs.describe import load_structure
-from tests.golden_cases import assert_close, cases, load
+from tests.golden_cases import assert_close, cases, load, translate_reference_key
 
 
 def _random(*shape, seed=0):
