@@ -45,7 +45,7 @@ class DataError(_NamesPaths):
 
 
 def _alone(code, reason=None, text=""):
-    """The `leave` of a process that is one of one."""
+    """How a process ends that no others train with."""
     if text:
         print(text, end="", file=sys.stderr)
     sys.exit(code)

@@ -72,7 +72,7 @@ class EpochBatches:
         return -(-self.num_images // self.batch_size)
 
     def digest(self):
-        """What the images are known by, those of all workers: see `data.digest.digest`."""
+        """Fingerprint of the images, those of all workers: see `data.digest.digest`."""
         return self.source.digest()
 
     @property

@@ -1,4 +1,4 @@
-"""What a set of images is known by."""
+"""A fingerprint of a set of images, by which a resumed run knows its data."""
 import hashlib
 
 import numpy as np

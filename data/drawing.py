@@ -26,26 +26,6 @@ def _length(x, y):
     return np.sqrt(x * x + y * y)
 
 
-def _disc(x, y):
-    return _length(x, y) - 0.9
-
-
-def _ring(x, y):
-    return np.abs(_length(x, y) - 0.7) - 0.2
-
-
-def _square(x, y):
-    return np.maximum(np.abs(x), np.abs(y)) - 0.75
-
-
-def _frame(x, y):
-    return np.abs(np.maximum(np.abs(x), np.abs(y)) - 0.6) - 0.17
-
-
-def _triangle(x, y):
-    return np.maximum(-y, np.abs(x) * 0.8660254 + y * 0.5) - 0.5
-
-
 def _star(x, y):
     # Five half-planes; a pentagram is where at most one of them is left: the second
     # largest of the five distances is its own.
@@ -71,19 +51,21 @@ def _heart(x, y):
     return np.minimum(box, np.minimum(_length(x - 0.5, y), _length(x, y - 0.5)) - 0.5)
 
 
-def _crescent(x, y):
-    return np.maximum(_length(x, y) - 0.95, 0.8 - _length(x, y + 0.45))
-
-
 def _arrow(x, y):
     head = np.maximum(0.05 + y, (np.abs(x) - 0.8 * y - 0.76) * 0.78)
     shaft = np.maximum(np.abs(x) - 0.2, np.abs(y - 0.4) - 0.55)
     return np.minimum(head, shaft)
 
 
-FIGURES = {"disc": _disc, "ring": _ring, "square": _square, "frame": _frame,
-           "triangle": _triangle, "star": _star, "cross": _cross, "heart": _heart,
-           "crescent": _crescent, "arrow": _arrow}
+FIGURES = {
+    "disc": lambda x, y: _length(x, y) - 0.9,
+    "ring": lambda x, y: np.abs(_length(x, y) - 0.7) - 0.2,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.75,
+    "frame": lambda x, y: np.abs(np.maximum(np.abs(x), np.abs(y)) - 0.6) - 0.17,
+    "triangle": lambda x, y: np.maximum(-y, np.abs(x) * 0.8660254 + y * 0.5) - 0.5,
+    "star": _star, "cross": _cross, "heart": _heart,
+    "crescent": lambda x, y: np.maximum(_length(x, y) - 0.95, 0.8 - _length(x, y + 0.45)),
+    "arrow": _arrow}
 
 
 class _Draws:

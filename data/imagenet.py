@@ -108,9 +108,9 @@ class RecordFile:
     def __init__(self, rec, idx=None):
         self.rec = home_path(rec)
         self.idx = home_path(idx) if idx else self.rec.with_suffix(".idx")
-        self._again = f"make it anew with `python -m data.imagenet index {self.rec}`"
+        self._hint = f"make it anew with `python -m data.imagenet index {self.rec}`"
         for path, hint in ((self.rec, "pack images with `python -m data.imagenet pack`"),
-                           (self.idx, self._again)):
+                           (self.idx, self._hint)):
             if not os.path.lexists(path):
                 raise DataError(f"there is no file {path}; {hint}")
         self._stream, self._index = open_file(self.rec), open_file(self.idx, _MOST_LIST_BYTES)
@@ -119,7 +119,7 @@ class RecordFile:
     def _read_index(self):
         content = self._index.read(_MOST_LIST_BYTES).rstrip()
         if not content or _NO_INDEX_LINE.search(content):
-            raise DataError(f"{self.idx} is not the index of a record file; {self._again}")
+            raise DataError(f"{self.idx} is not the index of a record file; {self._hint}")
         keys, places = np.fromstring(content, np.int64, sep=" ").reshape(-1, 2).T
         for what, values in (("number", keys), ("place", places)):
             once, counts = np.unique(values, return_counts=True)
@@ -131,7 +131,7 @@ class RecordFile:
         return keys, places
 
     def _misfit(self, reason):
-        return DataError(f"{self.idx} is not the index of {self.rec}: {reason}; {self._again}")
+        return DataError(f"{self.idx} is not the index of {self.rec}: {reason}; {self._hint}")
 
     def __len__(self):
         return len(self.keys)

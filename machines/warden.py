@@ -212,7 +212,8 @@ class Warden:
             self._agree(link.rank, message["limit"])
         elif "failed" in message:
             link.done = True
-            self._abort(f"{link.name} stopped: {message['failed']}", message["code"], but=link)
+            self._abort(f"{link.name} stopped: {message['failed']}", message["code"],
+                        excluded=link)
         elif "done" in message:
             link.done = True
             if all(member.done for member in self._of("worker")):
@@ -226,10 +227,10 @@ class Warden:
         """Whether it leads to this process."""
         return link.role == "scheduler" or not self._wanted["scheduler"] and link.rank == 0
 
-    def _tell(self, role=None, but=None, **message):
+    def _tell(self, role=None, excluded=None, **message):
         """Send a message to all, to this process last: it may end with it."""
         for link in sorted(self._of(role), key=self._is_here):
-            if link is not but:
+            if link is not excluded:
                 self._send(link, **message)
 
     def _send(self, link, **message):
@@ -335,7 +336,7 @@ class Warden:
         if link.role and not (self._over or link.done):
             self._abort(f"{link.name} {how}", LOST)
 
-    def _abort(self, line, code, but=None):
+    def _abort(self, line, code, excluded=None):
         if not self._over:
             self._over = True
-            self._tell(lost=line, code=code, but=but)
+            self._tell(lost=line, code=code, excluded=excluded)

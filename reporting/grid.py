@@ -23,7 +23,8 @@ from .table import cost_of
 __all__ = ["Cell", "read_grid", "make_cells", "prepare", "train_cells"]
 
 _SCRIPT = Path(__file__).resolve().parents[1] / "train_cifar.py"
-_OWN = frozenset(("name", "resume", "overwrite", "config", "summary", "logging_file"))
+# Options of train_cifar.py that each run gets from the grid.
+_SET_BY_GRID = frozenset(("name", "resume", "overwrite", "config", "summary", "logging_file"))
 
 
 @dataclass(eq=False)
@@ -111,7 +112,7 @@ def make_cells(prefix, options, grids):
     """
     cells = {}
     for grid in grids:
-        taken = _OWN & (grid.keys() | options.keys())
+        taken = _SET_BY_GRID & (grid.keys() | options.keys())
         if taken:
             raise UserError(f"a grid names its own runs: it cannot set {sorted(taken)[0]}")
         choices = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
@@ -162,7 +163,7 @@ def prepare(cells, argv, folder):
 
     set_here = _set_by(make_parser(), argv)
     for cell in cells:
-        twice = (_OWN | cell.options.keys()) & set_here
+        twice = (_SET_BY_GRID | cell.options.keys()) & set_here
         if twice:
             raise UserError(f"--{sorted(twice)[0].replace('_', '-')} is set by the grid: drop it "
                             "after --")

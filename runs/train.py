@@ -367,7 +367,7 @@ def make_engine(job, setup):
 
 
 def _check_norms(net, batch_size, size):
-    """Raise UserError if a normalisation would see one value, and so erase it, without a word."""
+    """Raise UserError if a normalisation would see a single value: less its mean, that is 0."""
     from graph.graph import trace
     from graph.norms import erasing_norms
 

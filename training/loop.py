@@ -371,7 +371,7 @@ class Loop:
 
     @cached_property
     def _data(self):
-        """What the training images are known by."""
+        """Fingerprint of the training images."""
         return self.step.batches.digest()
 
     def _check_data(self, path, content):
