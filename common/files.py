@@ -15,23 +15,17 @@ from .errors import FileError, MissingFile
 
 __all__ = ["home_path", "open_file", "open_to_append", "read_bytes", "read_text", "append_rows",
            "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
-           "sync_folder", "temporary_path", "leftover_of", "check_not_input", "make_writable",
-           "reason", "writing"]
+           "sync_folder", "leftover_of", "check_not_input", "make_writable", "reason", "writing"]
 
 _MOST_JSON_BYTES = 1 << 26
 
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp(\.\w+)?")
-_SCRATCH = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.partial")
-
-
-def temporary_path(path):
-    """Where this process writes what will become `path`: beside it, hidden."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+_SCRATCH = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial")
 
 
 def leftover_of(name):
-    """The file that was to be, where `name` is that of something half-written; else None."""
-    found = _TEMPORARY.fullmatch(name)
+    """What was to be, where `name` is that of a half-written file or folder; else None."""
+    found = _TEMPORARY.fullmatch(name) or _SCRATCH.fullmatch(name)
     return found and found.group(1)
 
 
@@ -54,7 +48,7 @@ def replacing(path):
     """
     path = Path(path)
     _remove_left(path.parent, lambda name: leftover_of(name) == path.name)
-    temporary = temporary_path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         with _locked(temporary, os.O_CREAT | os.O_RDWR, wait=False):
             yield temporary

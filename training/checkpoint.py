@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import read_bytes, read_json, sha256, sync_folder, temporary_path, write_json
+from common.files import read_bytes, read_json, scratch_folder, sha256, sync_folder, write_json
 from common.params import ParamsError, check_params, parse_params, write_params
 from engines.interface import EngineState
 
@@ -88,27 +88,20 @@ def save_checkpoint(folder, step, state, content, keep=2):
         If it could not be written; the earlier ones are untouched.
     """
     final = folder / f"step-{step:09d}"
-    temporary = temporary_path(final)
-    shutil.rmtree(temporary, ignore_errors=True)
     arrays = dict(state.optimizer)
     if state.statistics is not None:
         arrays[_STATISTICS] = state.statistics
     content = {**content, "update_counts": state.update_counts,
                "num_updates": state.num_updates, "scaling": state.scaling}
-    try:
-        with save_errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            for name, each in zip(_ARRAY_FILES, (state.weights, arrays)):
-                write_params(temporary / name, each)
-            content["sha256"] = {name: sha256(temporary / name) for name in _ARRAY_FILES}
-            write_json(temporary / "state.json", {**content, "state_sha256": _digest(content)})
-            sync_folder(temporary)
-            _remove(final)
-            os.replace(temporary, final)
-            sync_folder(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with save_errors(), scratch_folder(folder, final.name) as temporary:
+        for name, each in zip(_ARRAY_FILES, (state.weights, arrays)):
+            write_params(temporary / name, each)
+        content["sha256"] = {name: sha256(temporary / name) for name in _ARRAY_FILES}
+        write_json(temporary / "state.json", {**content, "state_sha256": _digest(content)})
+        sync_folder(temporary)
+        _remove(final)
+        os.replace(temporary, final)
+        sync_folder(folder)
     for old in list_checkpoints(folder)[:-keep]:
         _remove(old)
     return final

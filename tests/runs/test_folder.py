@@ -29,7 +29,8 @@ def _a_run(tmp_path, **config):
     run.config.write_text(json.dumps({**CONFIG, **config}))
     _put(run.params, "last.params", "best.params", "best.json", "epoch-0010.params",
          "epoch-0010.json", ".last.params.17.tmp.params")
-    for step in ("step-000000016", ".step-000000032.17.tmp", ".step-000000008.old.17.tmp"):
+    for step in ("step-000000016", ".step-000000032.17-0123abcd.partial",
+                 ".step-000000032.17.tmp", ".step-000000008.old.17.tmp"):
         _put(run.checkpoints / step, "net.params", "optimizer.params", "state.json",
              ".state.json.17.tmp.json")
     (run.params / "last.json").write_text('{"model": "a", "options": {}, "dataset": {}}')

@@ -724,11 +724,9 @@ PLANTED = (
         '"scaling": state.scaling}',
         '"scaling": None}',
         "tests/training/test_checkpoint.py::test_what_is_saved_comes_back_to_the_bit"),
-    Bug("training/checkpoint.py",
-        "    finally:\n"
-        "        shutil.rmtree(temporary, ignore_errors=True)",
-        "    finally:\n"
-        "        pass",
+    Bug("common/files.py",
+        "stack.callback(shutil.rmtree, folder, ignore_errors=True)",
+        "pass",
         "tests/training/test_checkpoint.py::test_no_space_is_an_error_and_keeps_the_one_before"),
     Bug("training/history.py",
         '[100 * (1 - row["val_accuracy"]) for row in rows]',
