@@ -1,5 +1,6 @@
 """From export.py's options to the files that it writes, and their check."""
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -250,13 +251,7 @@ def test_images(batches, limit):
     """The first test images and their labels."""
     import numpy as np
 
-    images, labels, count = [], [], 0
-    for batch, label, _ in batches.epoch(0):
-        images.append(batch)
-        labels.append(label)
-        count += len(label)
-        if count >= limit:
-            break
+    images, labels, _ = zip(*itertools.islice(batches.epoch(0), -(-limit // batches.batch_size)))
     return np.concatenate(images)[:limit], np.concatenate(labels)[:limit]
 
 

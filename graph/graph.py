@@ -457,13 +457,10 @@ def _parse_graph(content):
 
 def _entries(pairs, nodes):
     """Node and output of each pair of numbers; only nodes that are known have been read."""
-    entries = []
     for number, output in pairs:
-        if (type(number) is not int or not 0 <= number < len(nodes)
-                or type(output) is not int or not 0 <= output < len(nodes[number].shapes)):
+        if not (0 <= number < len(nodes) and output in range(len(nodes[number].shapes))):
             raise ValueError(f"it has no output {number}:{output} to be read")
-        entries.append((nodes[number], output))
-    return tuple(entries)
+    return tuple((nodes[number], output) for number, output in pairs)
 
 
 def _read_arrays(stream, header, variables):

@@ -265,8 +265,5 @@ def _make_stage(index, make_block, in_channels, channels, stride, attn_layers, a
     return stage
 
 
-resnet18 = partial(ResNetV1CIFAR, 18)
-resnet34 = partial(ResNetV1CIFAR, 34)
-resnet50 = partial(ResNetV1CIFAR, 50)
-resnet101 = partial(ResNetV1CIFAR, 101)
-resnet152 = partial(ResNetV1CIFAR, 152)
+resnet18, resnet34, resnet50, resnet101, resnet152 = (
+    partial(ResNetV1CIFAR, depth) for depth in LAYERS)

@@ -267,10 +267,7 @@ def _check(depth, classes, stem_width, final_drop, layers):
     return layers
 
 
-resnet18_v1b = partial(ResNetV1b, 18)
-resnet34_v1b = partial(ResNetV1b, 34)
-resnet50_v1b = partial(ResNetV1b, 50)
-resnet101_v1b = partial(ResNetV1b, 101)
-resnet152_v1b = partial(ResNetV1b, 152)
+resnet18_v1b, resnet34_v1b, resnet50_v1b, resnet101_v1b, resnet152_v1b = (
+    partial(ResNetV1b, depth) for depth in LAYERS)
 # The paper's ImageNet network: ATAC units (r = 2) in the last two stages.
 resnet50_v1b_atac = partial(ResNetV1b, 50, activation="ChaATAC", last_gamma=True)

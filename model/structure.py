@@ -30,6 +30,8 @@ _FORMAT = "attention-structure 1"
 # Type and largest value of the units' options; the units themselves check the rest.
 _UNIT_OPTIONS = {"reduction": (int, 4096), "kernel_size": (int, 255), "use_bias": (bool, True),
                  "spatial_bias": (bool, True)}
+# Of the fields of a structure file.
+_TYPES = {"network": str, "kind": str, "operations": list, "unit_options": dict, "search": dict}
 _ORDERS = {"CA(+)SA": "channel-spatial", "SA(+)CA": "spatial-channel"}
 
 
@@ -286,22 +288,14 @@ class Structure:
         UserError
             If it is not a valid structure.
         """
-        return cls(**_checked_content(content))
-
-
-_TYPES = {"network": str, "kind": str, "operations": list, "unit_options": dict, "search": dict}
-
-
-def _checked_content(content):
-    """The fields of `Structure` in what `Structure.content` returned, or somebody wrote."""
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise UserError(f"not a structure file (its format is not '{_FORMAT}')")
-    fields = {name: content[name] for name in _TYPES if name in content}
-    for name in ("network", "kind", "operations"):
-        if name not in fields:
-            raise UserError(f"'{name}' is missing")
-    for name, value in fields.items():
-        if not isinstance(value, _TYPES[name]):
-            raise UserError(f"'{name}' must be a {_TYPES[name].__name__}, "
-                             f"not {type(value).__name__}")
-    return fields
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise UserError(f"not a structure file (its format is not '{_FORMAT}')")
+        for name in ("network", "kind", "operations"):
+            if name not in content:
+                raise UserError(f"'{name}' is missing")
+        fields = {name: content[name] for name in _TYPES if name in content}
+        for name, value in fields.items():
+            if not isinstance(value, _TYPES[name]):
+                raise UserError(f"'{name}' must be a {_TYPES[name].__name__}, "
+                                f"not {type(value).__name__}")
+        return cls(**fields)
