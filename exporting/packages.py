@@ -1,4 +1,4 @@
-"""The optional packages: one line for whoever lacks them, and one of what they say."""
+"""The optional packages: where one is missing, or raises an error, one line says so."""
 import importlib
 
 from common.errors import UserError

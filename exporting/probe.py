@@ -31,10 +31,10 @@ def describe(content, runtime):
     ValueError
         If the file is refused.
     """
-    with _failing("it is damaged or no ONNX file: it cannot be parsed"):
+    with _refusing("it is damaged or no ONNX file: it cannot be parsed"):
         model = onnx.load_model_from_string(content)
     _check_graph(model)
-    with _failing("it is not sound"):
+    with _refusing("it is not sound"):
         onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(model)
     for value in inferred.graph.value_info:
@@ -43,7 +43,7 @@ def describe(content, runtime):
             raise ValueError(f"the tensor {value.name!r} has the shape {tuple(sizes)}; the most "
                              f"accepted is {_MOST_VALUES:,} values")
     name, pixels, side = _input(model)
-    with _failing(f"it does not run in {runtime}"):
+    with _refusing(f"it does not run in {runtime}"):
         logits = RUNTIMES[runtime](content, name)(
             np.zeros((2, 3, side, side), np.uint8 if pixels else np.float32))
     if logits.dtype != np.float32:
@@ -56,7 +56,7 @@ def describe(content, runtime):
 
 
 @contextlib.contextmanager
-def _failing(what):
+def _refusing(what):
     """Whatever ONNX or a runtime raises becomes a ValueError of one line, which begins so."""
     try:
         yield
@@ -113,7 +113,7 @@ def _description(model):
 
     for entry in model.metadata_props:
         if entry.key == PREFIX + "network":
-            with _failing("the description of its network is damaged"):
+            with _refusing("the description of its network is damaged"):
                 return dict(json.loads(entry.value))
     return None
 

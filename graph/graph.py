@@ -1,4 +1,4 @@
-"""A network as a graph of operators, whoever computes it.
+"""A network as a graph of operators, for every engine and file format.
 
     graph = trace(net, (3, 32, 32))              from any Gluon network
     graph = graph.rewrite(rule, another_rule)
@@ -115,7 +115,7 @@ class Graph:
     def readers(self, node, output=0):
         """Who reads a node's output: list of (Node, number of its input).
 
-        None stands for whoever takes the outputs of the graph.
+        None stands for the outputs of the graph itself.
         """
         return self._readers.get((node, output), [])
 

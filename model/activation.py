@@ -22,7 +22,7 @@ from .layers import (
     conv1x1,
     depthwise,
     hidden_channels,
-    norm_of,
+    norm_factory,
     same_padding,
 )
 from .registry import Registry, check_choice
@@ -108,7 +108,7 @@ class ChaATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
-        norm = norm_of(norm_layer, norm_kwargs)
+        norm = norm_factory(norm_layer, norm_kwargs)
         with self.module.name_scope():
             if use_global:
                 self.module.add(nn.GlobalAvgPool2D())
@@ -148,7 +148,7 @@ class SpaATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         check_positive(channels=channels)
-        norm = norm_of(norm_layer, norm_kwargs)
+        norm = norm_factory(norm_layer, norm_kwargs)
         with self.module.name_scope():
             self.module.add(depthwise(channels, kernel_size, dilation), norm(channels))
             if use_relu:
@@ -188,7 +188,7 @@ class SeqATAC(_SigmoidGated):
                  norm_layer=nn.BatchNorm, norm_kwargs=None, **kwargs):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
-        norm = norm_of(norm_layer, norm_kwargs)
+        norm = norm_factory(norm_layer, norm_kwargs)
         with self.module.name_scope():
             self.module.add(depthwise(channels, kernel_size, dilation), norm(channels),
                             conv1x1(channels, inter_channels), norm(inter_channels))
@@ -233,7 +233,7 @@ class xUnit(Gated):  # noqa: N801  (the published name)
         super().__init__(**kwargs)
         check_positive(channels=channels)
         check_choice("gate", gate, _XUNIT_GATES)
-        norm = norm_of(norm_layer, norm_kwargs)
+        norm = norm_factory(norm_layer, norm_kwargs)
         self._to_gate = _XUNIT_GATES[gate]
         with self.name_scope():
             self.module = nn.HybridSequential(prefix="")
@@ -276,7 +276,7 @@ class xUnitS(_SigmoidGated):  # noqa: N801  (the published name)
         with self.module.name_scope():
             self.module.add(nn.Conv2D(channels, kernel_size, padding=same_padding(kernel_size),
                                       groups=channels, in_channels=channels),
-                            norm_of(norm_layer, norm_kwargs)(channels))
+                            norm_factory(norm_layer, norm_kwargs)(channels))
 
 
 def _register_gluon(name, build_block):

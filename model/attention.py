@@ -22,7 +22,7 @@ import math
 from mxnet.gluon import nn
 
 from .activation import ChaATAC
-from .layers import Gated, check_positive, depthwise, hidden_channels, norm_of, same_padding
+from .layers import Gated, check_positive, depthwise, hidden_channels, norm_factory, same_padding
 from .registry import Registry, UserError, check_choice
 
 __all__ = ["SE", "ChannelAttention", "SpatialAttention", "CBAM", "MVAM", "ZAM", "GE", "ECA",
@@ -194,7 +194,7 @@ class SpatialAttention(Gated):
         with self.name_scope():
             self.conv = nn.Conv2D(1, kernel_size, padding=same_padding(kernel_size),
                                   use_bias=use_bias, in_channels=len(self._statistics))
-            self.norm = norm_of(norm_layer, norm_kwargs)(1) if use_norm else None
+            self.norm = norm_factory(norm_layer, norm_kwargs)(1) if use_norm else None
 
     def gate(self, F, x):
         """The spatial map (N, 1, H, W), in (0, 1), of x (N, C, H, W)."""
@@ -457,7 +457,7 @@ class GE(Gated):
             self.gather = nn.HybridSequential(prefix="gather_")
             with self.gather.name_scope():
                 if variant != "theta-":
-                    self._add_convolutions(channels, size, norm_of(norm_layer, norm_kwargs))
+                    self._add_convolutions(channels, size, norm_factory(norm_layer, norm_kwargs))
                 elif extent != "global":
                     self.gather.add(nn.AvgPool2D(2 * extent - 1, strides=extent,
                                                  padding=extent - 1, count_include_pad=False))
@@ -533,7 +533,7 @@ class BAM(nn.HybridBlock):
         super().__init__(**kwargs)
         inter_channels = hidden_channels(channels, reduction)
         padding = same_padding(3, dilation)
-        norm = norm_of(norm_layer, norm_kwargs)
+        norm = norm_factory(norm_layer, norm_kwargs)
         with self.name_scope():
             self.channel = _bottleneck(channels, reduction, "channel_")
             with self.channel.name_scope():

@@ -6,7 +6,7 @@ from mxnet.gluon import nn
 from .registry import UserError
 
 __all__ = ["LAYERS", "Gated", "GlobalMean", "check_positive", "check_rate", "conv1x1", "conv3x3",
-           "depthwise", "hidden_channels", "norm_of", "same_padding"]
+           "depthwise", "hidden_channels", "norm_factory", "same_padding"]
 
 # Depth of a ResNet -> blocks in each stage: basic ones up to 34, from 50 on bottlenecks.
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
@@ -67,7 +67,7 @@ def depthwise(channels, kernel_size, dilation=1, stride=1, padding=None):
                      groups=channels, use_bias=False, in_channels=channels)
 
 
-def norm_of(norm_layer, norm_kwargs):
+def norm_factory(norm_layer, norm_kwargs):
     """A callable of channels that builds a network's normalisation."""
     return lambda channels: norm_layer(in_channels=channels, **(norm_kwargs or {}))
 

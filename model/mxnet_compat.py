@@ -133,7 +133,7 @@ def restore_distutils():
     """
     if importlib.util.find_spec("distutils") is not None:
         return False
-    # With their specs, so that whoever asks for them next (we, a second time) finds them.
+    # With their specs, so that they are found when this runs a second time.
     package, version = (
         importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, None, is_package=top))
         for name, top in (("distutils", True), ("distutils.version", False)))

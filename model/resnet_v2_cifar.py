@@ -30,8 +30,7 @@ class InputNorm(nn.BatchNorm):
     """Batch normalisation of the input image, with nothing to learn (no scale, no shift).
 
     On a CPU, MXNet moves running statistics in the backward pass, which does not reach this
-    layer: there, whoever trains the network has to move them, or to let the image ask for a
-    gradient.
+    layer: the code that trains the network has to move them (`engines.input_statistics`).
     """
 
     def __init__(self, **kwargs):

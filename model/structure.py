@@ -30,7 +30,7 @@ _FORMAT = "attention-structure 1"
 # Type and largest value of the units' options; the units themselves check the rest.
 _UNIT_OPTIONS = {"reduction": (int, 4096), "kernel_size": (int, 255), "use_bias": (bool, True),
                  "spatial_bias": (bool, True)}
-# Of the fields of a structure file.
+# Types of the fields of a structure file.
 _TYPES = {"network": str, "kind": str, "operations": list, "unit_options": dict, "search": dict}
 _ORDERS = {"CA(+)SA": "channel-spatial", "SA(+)CA": "spatial-channel"}
 
@@ -45,7 +45,7 @@ def _check_operation(operation):
         raise UserError(f"unknown operation {operation!r}. Known: {', '.join(OPERATIONS)}.")
 
 
-class _Halves(nn.HybridBlock):
+class _ChannelAndSpatial(nn.HybridBlock):
     """A channel and a spatial unit, `channel` and `spatial`, whose maps are of one kind."""
 
     def __init__(self, channels, kind="CBAM", reduction=16, kernel_size=3, use_bias=True,
@@ -67,7 +67,7 @@ def _ones(F, x):
             F.reshape(F.ones_like(one_channel), shape=(0, 0, -1)))
 
 
-class SearchableAttention(_Halves):
+class SearchableAttention(_ChannelAndSpatial):
     r"""All operations at once, weighted by p = softmax(alpha).
 
     .. math:: y = p_0 x + p_1 SA(CA(x)) + p_2 CA(SA(x)) + p_3 CA(x) + p_4 SA(x)
@@ -131,7 +131,7 @@ class SearchableAttention(_Halves):
         return F.broadcast_mul(ones, alone) + F.broadcast_mul(second_gate, both)
 
 
-class ParallelAttention(_Halves):
+class ParallelAttention(_ChannelAndSpatial):
     """The mean of channel attention and spatial attention, y = (CA(x) + SA(x)) / 2.
 
     Parameters are those of `SearchableAttention`.

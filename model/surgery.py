@@ -284,7 +284,7 @@ def _is_relu(block):
 
 
 def _is_unit(block):
-    """Whether a block is one of this project's units, whose inside is its own affair."""
+    """Whether a block is one of this project's units, which is replaced or kept as a whole."""
     return any(inspect.isclass(registry[name]) and isinstance(block, registry[name])
                for registry in (ACTIVATIONS, ATTENTIONS) for name in registry.names())
 
