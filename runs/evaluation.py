@@ -49,9 +49,11 @@ def open_data(options, description):
     """The data set and batches of its test images."""
     described = description.get("dataset", {})
     name = options.dataset or described["name"]
-    photos = (options.use_rec or name.lower() == "imagenet" or name == described.get("name")
-              or described.get("image_size", 32) != 32)
-    if name.lower() in list_datasets() or not photos:
+    # Photographs may have any name. Where nothing says that photographs are meant, an unknown
+    # name is a slip, and `get_dataset` says so.
+    photos_meant = (options.use_rec or name.lower() == "imagenet"
+                    or name == described.get("name") or described.get("image_size", 32) != 32)
+    if name.lower() in list_datasets() or not photos_meant:
         if options.crops != 1:
             raise UserError("--crops is for ImageNet-like data")
         from data import get_dataset
