@@ -43,11 +43,13 @@ _TORCH = (*_TORCH_FLOAT32, "PyTorch bf16", "PyTorch compiled bf16")
 _OURS_ON_TORCH = ("ours, PyTorch", "ours, PyTorch bf16")
 _EXPORTED = ("ours, ONNX Runtime", "ours, OpenVINO", "ours, OpenVINO bf16")
 _LINE_UP = {
-    "pipeline": ("ours", "step alone", "reference style", *_TORCH_FLOAT32),
+    "pipeline": ("ours", "step alone", "ours, PyTorch", "step alone, PyTorch", "reference style",
+                 *_TORCH_FLOAT32),
     "step": ("ours", *_OURS_ON_TORCH, "reference style", *_TORCH),
     "inference": ("ours", *_EXPORTED, *_TORCH),
     "data": ("ours", "reference style", "PyTorch eager"),
 }
+_EVERYTHING = (*GROUPS, "latency", "start-up")
 _BESIDE = ("ours", "ours, spinning", "ours, PyTorch", "PyTorch eager",
            "PyTorch compiled channels_last")
 
@@ -170,9 +172,25 @@ def _end(number, _):
 
 def start_up(options):
     """Seconds to `--help`, and to the end of the first training step of b = 3."""
-    script = [sys.executable, str(_ROOT / "train_cifar.py")]
-    return {"--help": _median_seconds([*script, "--help"], options.rounds),
-            "first step of b = 3": _first_step(script, options)}
+    script = str(_ROOT / "train_cifar.py")
+    seconds = {"--help": _median_seconds([sys.executable, script, "--help"], options.rounds),
+               "first step of b = 3": _first_step([sys.executable, script], options)}
+    if options.torch_python:
+        torch = [options.torch_python, script, "--engine", "pytorch"]
+        seconds["the same with --engine pytorch --no-compile"] = _first_step(
+            [*torch, "--no-compile"], options)
+        _first_step(torch, replaced(options, rounds=1))    # compiles for the first time
+        seconds["the same with --engine pytorch, compiled before"] = _first_step(torch, options)
+    return seconds
+
+
+def latency(options):
+    """The table of what each unit costs, for each runtime."""
+    tables = [subprocess.run([sys.executable, "-m", "benchmarks.latency", "--runtime", runtime,
+                              "--rounds", str(options.rounds)], cwd=_ROOT, text=True, check=True,
+                             stdout=subprocess.PIPE).stdout
+              for runtime in ("onnxruntime", "openvino")]
+    return "### latency\n\nONNX Runtime:\n\n{}\nOpenVINO:\n\n{}".format(*tables)
 
 
 def _median_seconds(command, rounds):
@@ -302,7 +320,7 @@ def table_csv(results):
 def make_parser():
     parser = Parser(prog="benchmarks.bench", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--only", type=names, metavar="A,B", help=f"of {', '.join([*GROUPS, 'start-up'])}")
+    add("--only", type=names, metavar="A,B", help=f"of {', '.join(_EVERYTHING)}")
     add("--rounds", type=positive_int, default=5)
     add("--data-dir", default="~/.mxnet/datasets/cifar10",
         help="folder of CIFAR-10's binary files")
@@ -314,10 +332,10 @@ def make_parser():
 
 def main(argv=None):
     options = make_parser().parse_args(argv)
-    groups = options.only or [*GROUPS, "start-up"]
-    unknown = [group for group in groups if group not in (*GROUPS, "start-up")]
+    groups = options.only or _EVERYTHING
+    unknown = [group for group in groups if group not in _EVERYTHING]
     if unknown:
-        raise UserError(f"--only knows {', '.join([*GROUPS, 'start-up'])}, not {unknown[0]}")
+        raise UserError(f"--only knows {', '.join(_EVERYTHING)}, not {unknown[0]}")
     signal.signal(signal.SIGTERM, _end)
     if not Path(options.torch_python).is_file():
         show(f"PyTorch is left out: there is no {options.torch_python}; `make bench` installs it")
@@ -332,6 +350,9 @@ def main(argv=None):
             parts.append(table(name, results[name]))
             show("")
             print(parts[-1], flush=True)
+        if group == "latency":
+            parts.append(latency(options))
+            print(parts[-1])
         if group == "start-up":
             parts.append("### start-up\n\n| until | seconds |\n|---|---:|\n" + "\n".join(
                 f"| {what} | {seconds:.2f} |" for what, seconds in start_up(options).items())

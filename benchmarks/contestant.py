@@ -22,6 +22,7 @@ CONTESTANTS = {
     "step alone": ("benchmarks.ours", "step"),    # ours; for what the pipeline costs on top of it
     "ours, spinning": ("benchmarks.ours", "gluon"),    # with threads as without `set_threads`
     "ours, PyTorch": ("benchmarks.ours", "pytorch float32"),    # by our engine, compiled
+    "step alone, PyTorch": ("benchmarks.ours", "pytorch-step float32"),
     "ours, PyTorch bf16": ("benchmarks.ours", "pytorch bfloat16"),
     "ours, ONNX Runtime": ("benchmarks.ours", "onnxruntime"),
     "ours, OpenVINO": ("benchmarks.ours", "openvino"),

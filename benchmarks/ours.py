@@ -27,7 +27,10 @@ def prepare(mode, workload, data_dir):
     if mode in ("gluon", "step"):
         return _KINDS[mode if mode == "step" else workload.kind](workload, data_dir)
     engine, _, precision = mode.partition(" ")
-    return (_on_pytorch if engine == "pytorch" else _exported)(workload, engine, precision)
+    if engine.startswith("pytorch"):
+        kind = "step" if engine == "pytorch-step" else workload.kind
+        return _on_pytorch(kind, workload, precision, data_dir)
+    return _exported(workload, engine, precision)
 
 
 def _batches(workload, data_dir, prefetch):
@@ -54,8 +57,13 @@ def _engine(kind, workload, dtype="float32"):
 
 
 def _pipeline(workload, data_dir):
-    batches = _batches(workload, data_dir, prefetch=4)
     num_params, engine = _engine(GluonEngine, workload)
+    return num_params, _epochs(engine, workload, data_dir)
+
+
+def _epochs(engine, workload, data_dir):
+    """A function that trains through the workload's batches, from the files on."""
+    batches = _batches(workload, data_dir, prefetch=4)
     loop = Loop(engine, TrainStep(engine, batches, lambda number: 0.1, Mixing()),
                 Record(None, silent_log(), "", 1), None)
 
@@ -63,7 +71,7 @@ def _pipeline(workload, data_dir):
         loop.position = Position()
         loop._train_epoch()
         nd.waitall()
-    return num_params, run
+    return run
 
 
 def _step(workload, _):
@@ -81,12 +89,14 @@ def _inference(workload, _):
     return num_params, run
 
 
-def _on_pytorch(workload, _, dtype):
+def _on_pytorch(kind, workload, dtype, data_dir):
     from engines.pytorch import PyTorchEngine
     from engines.torch_process import leave_cpu_to_pytorch
 
     leave_cpu_to_pytorch()
     num_params, engine = _engine(PyTorchEngine, workload, dtype)
+    if kind == "pipeline":
+        return num_params, _epochs(engine, workload, data_dir)
     size = workload.image_size
     images = np.random.default_rng(0).integers(
         0, 256, (workload.batch_size, 3, size, size), np.uint8)
@@ -100,7 +110,7 @@ def _on_pytorch(workload, _, dtype):
     def predict():
         for _ in engine.predict([images] * workload.steps, workload.batch_size):
             pass
-    return num_params, {"step": train, "inference": predict}[workload.kind]
+    return num_params, {"step": train, "inference": predict}[kind]
 
 
 def _exported(workload, runtime, precision):

@@ -131,3 +131,24 @@ def test_training_that_cannot_start_ends_the_measurement(tmp_path):
                     "--torch-python", "missing")
     assert result.returncode == 2
     assert "ended before its first step: error: CIFAR-10" in result.stderr
+
+
+def test_latency_of_units_beside_the_plain_network():
+    pytest.importorskip("onnxruntime")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.latency", "--units", "ChaATAC,SE", "--rounds", "1"],
+        cwd=ROOT, capture_output=True, text=True)
+    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines()]
+    table = {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows[2:]}
+    assert list(table) == ["relu", "ChaATAC", "SE"]
+    assert table["relu"][0] == "11,689,512" and table["relu"][2] == "1.00"
+    milliseconds = {name: float(row[1]) for name, row in table.items()}
+    for name, (_, _, times) in table.items():
+        assert float(times) == pytest.approx(milliseconds[name] / milliseconds["relu"], abs=0.02)
+
+
+def test_latency_of_an_unknown_unit():
+    result = subprocess.run([sys.executable, "-m", "benchmarks.latency", "--units", "SEE"],
+                            cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --units knows ChaATAC, ")
