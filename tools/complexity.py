@@ -8,11 +8,13 @@
 """
 import argparse
 import ast
+import inspect
 from collections import namedtuple
 from functools import partial
 
 from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
+from runs.options import add_cifar_network_options, add_v1b_options
 
 __all__ = ["TableRow", "table_rows", "measure_table", "format_layers", "format_table", "main"]
 
@@ -159,7 +161,6 @@ def parse_args(argv=None):
     parser = Parser(
         prog="python -m tools.complexity",
         description="Parameters and multiply-adds of a network, layer by layer.")
-    parser.add_argument("--model", metavar="NAME", help="network, a name of model.list_models()")
     parser.add_argument("--table", action="store_true",
                         help="the paper's ImageNet comparison, rebuilt, in place of one network")
     parser.add_argument("--classes", type=positive_int, metavar="N",
@@ -169,51 +170,47 @@ def parse_args(argv=None):
                              "else 224)")
     parser.add_argument("--format", choices=("text", "markdown"), default="text",
                         help="how tables are written (default: text)")
-    slots = parser.add_argument_group("slots")
-    slots.add_argument("--activation", "--act-type", metavar="UNIT",
-                       help="unit of the activation slots")
-    slots.add_argument("--reduction", "--r", type=positive_int, metavar="R",
-                       help="that unit's bottleneck: channels / R")
-    slots.add_argument("--act-layers", type=int, metavar="N",
-                       help="how many stages (and head) get the unit")
-    slots.add_argument("--act-order", metavar="ORDER", help="'bac': the last of them; 'pre': "
-                                                            "the first")
-    slots.add_argument("--replace-act", metavar="UNIT", help="unit of the other stages")
-    slots.add_argument("--attention", metavar="UNIT", help="unit of the attention slots")
+    network = add_cifar_network_options(parser, model=None)
+    add_v1b_options(network)
+    network.add_argument("--activation", dest="act_type", metavar="NAME",
+                         help="the same as --act-type")
     for name, whose in (("set", "network"), ("set-act", "activation unit"),
                         ("set-attn", "attention unit")):
-        slots.add_argument(f"--{name}", type=_assignment, action="append", default=[],
-                           metavar="NAME=VALUE", help=f"any other option of the {whose}; "
-                                                      "may be repeated")
+        network.add_argument(f"--{name}", type=_assignment, action="append", default=[],
+                             metavar="NAME=VALUE", help=f"any other option of the {whose}; "
+                                                        "may be repeated")
     args = parser.parse_args(argv)
     if bool(args.model) == args.table:
         raise UserError("give either --model NAME or --table")
-    if args.table and (args.input_size or _options(args)):
+    if args.table and any(value not in (None, []) for name, value in vars(args).items()
+                          if name not in ("table", "format")):
         raise UserError("--table is of fixed networks at 224 pixels: it takes --format only")
     return args
 
 
-def _options(args):
-    """The keyword arguments of `model.get_model` that the command line asks for."""
-    options = {**dict(args.set), **{
-        name: getattr(args, name) for name in ("classes", "activation", "act_layers", "act_order",
-                                               "replace_act", "attention")}}
-    reduction = {} if args.reduction is None else {"reduction": args.reduction}
-    options.update(act_options={**dict(args.set_act), **reduction},
-                   attn_options=dict(args.set_attn))
-    return {name: value for name, value in options.items() if value not in (None, {})}
+def _network(args):
+    """The network that the command line asks for."""
+    from model import get_model
+    from runs.describe import describe
+
+    options = describe(args)["options"]
+    options.update(args.set)
+    for name, of_unit in (("act_options", args.set_act), ("attn_options", args.set_attn)):
+        if of_unit:
+            options[name] = {**options.get(name, {}), **dict(of_unit)}
+    return get_model(args.model, classes=args.classes, **options)
 
 
 def _report(args):
     from graph.cost import count
     from graph.graph import trace
-    from model import get_model
+    from model.zoo import find_model
 
     if args.table:
         return format_table(measure_table(), args.format)
-    size = args.input_size or (32 if "cifar" in args.model.lower() else 224)
-    net = get_model(args.model, **_options(args))
-    return format_layers(count(trace(net, (3, size, size))), args.format)
+    classes = inspect.signature(find_model(args.model)[1]).parameters["classes"].default
+    size = args.input_size or (32 if classes == 10 else 224)    # CIFAR's networks, ImageNet's
+    return format_layers(count(trace(_network(args), (3, size, size))), args.format)
 
 
 def main(argv=None):

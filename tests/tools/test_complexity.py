@@ -66,6 +66,12 @@ def test_layer_table_of_a_network(capsys):
     assert f"{total.multiply_adds / 1e9:.3f}" in lines[-1]
 
 
+@pytest.mark.parametrize("model, size", [("resnet18", 32), ("resnet18_v1b", 112)])
+def test_images_are_as_large_as_the_network_s(model, size, capsys):
+    assert main(["--model", model]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[2] == f"1x64x{size}x{size}"
+
+
 def test_markdown_rows_have_as_many_cells_as_the_head(capsys):
     assert main(["--model", "resnet_v2_cifar", "--attention", "SE", "--set-attn",
                  "reduction=4", "--input-size", "40", "--format", "markdown"]) == 0
