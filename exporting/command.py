@@ -82,9 +82,9 @@ def complete(description, options, data):
             and (options.with_normalisation or not options.outputs)):
         data = open_data(options, description)
     if data is not None and "mean" not in described:
-        described.update(classes=data[0].classes, outputs=data[0].outputs,
-                         class_names=list(data[0].class_names), mean=list(data[0].mean),
-                         std=list(data[0].std), image_size=data[0].image_size)
+        from runs.train import describe_dataset
+
+        described.update({**describe_dataset(data[0]), "name": described["name"]})
     outputs = options.outputs or count_outputs(description)
     if not outputs:
         raise UserError(f"nothing says how many outputs the network of {options.params} has: give "
