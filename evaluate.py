@@ -18,8 +18,8 @@ from common.threads import set_threads
 from engines.predictor import Predictor
 from runs import evaluation
 from runs import options as shared
-from runs.description import check_fits
 from runs.engines import settle_engine
+from runs.trained import check_fits
 
 _ROUNDING = 0.001    # of all images may be classified in another way by another processor
 

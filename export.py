@@ -13,8 +13,8 @@ from common.errors import UserError, run_script
 from common.threads import set_threads
 from exporting import command
 from runs import options as shared
-from runs.description import check_fits, find_description, load_network
 from runs.evaluation import open_data, with_params
+from runs.trained import check_fits, find_description, load_network
 
 
 def make_parser():

@@ -17,8 +17,8 @@ from engines.interface import Group, Loss, Settings  # noqa: E402
 from graph.fast_cpu import hybridize  # noqa: E402
 from training.history import silent_log  # noqa: E402
 from training.loop import Loop, Position, TrainStep  # noqa: E402
+from training.mixing import Mixing  # noqa: E402
 from training.record import Record  # noqa: E402
-from training.targets import Mixing  # noqa: E402
 
 __all__ = ["prepare"]
 
@@ -91,7 +91,7 @@ def _inference(workload, _):
 
 def _on_pytorch(kind, workload, dtype, data_dir):
     from engines.pytorch import PyTorchEngine
-    from engines.torch_process import leave_cpu_to_pytorch
+    from engines.torch_cpu import leave_cpu_to_pytorch
 
     leave_cpu_to_pytorch()
     num_params, engine = _engine(PyTorchEngine, workload, dtype)

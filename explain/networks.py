@@ -7,7 +7,7 @@ import numpy as np
 
 from common.errors import UserError
 from model.registry import did_you_mean
-from runs.description import count_outputs, find_description, load_network
+from runs.trained import count_outputs, find_description, load_network
 
 __all__ = ["Subject", "load_subjects", "class_index", "class_name"]
 

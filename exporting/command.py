@@ -9,8 +9,8 @@ from common.files import check_not_input, home_path, sha256, write_text
 from common.params import write_params
 from common.threads import set_threads
 from data import list_datasets
-from runs.description import count_outputs
 from runs.evaluation import open_data
+from runs.trained import count_outputs
 
 __all__ = ["check_onnx", "check_options", "check_pytorch", "complete", "find_outputs",
            "image_size", "make_models", "require_packages", "write_mxnet", "write_onnx",

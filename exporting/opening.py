@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import read_bytes
-from runs.description import check_description
+from runs.trained import check_description
 
 from .packages import require
 

@@ -6,7 +6,7 @@ from functools import cache
 
 from common.errors import UserError
 from common.tables import csv_text, markdown_text
-from runs.description import count_outputs
+from runs.trained import count_outputs
 
 from .means import mean, paired_difference
 

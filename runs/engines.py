@@ -8,7 +8,7 @@ from common.arguments import replaced
 from common.errors import UserError
 from common.threads import own_environment, set_threads
 from engines.devices import count_mxnet_gpus, select_devices
-from engines.torch_process import leave_cpu_to_pytorch
+from engines.torch_cpu import leave_cpu_to_pytorch
 from machines import torchrun
 from machines.client import join
 

@@ -9,7 +9,7 @@ from common.tables import csv_text
 from data import list_datasets
 from engines.workers import SingleWorker
 
-from .description import check_fits, count_outputs, find_description, load_network
+from .trained import check_fits, count_outputs, find_description, load_network
 
 __all__ = ["append_scores", "check_csv", "interval", "make_predictor", "open_data", "open_params",
            "report", "score", "score_and_report", "with_params"]

@@ -8,9 +8,9 @@ from data.photos import Decoding
 from model.zoo import MODELS
 
 from .describe import describe
-from .description import load_network, read_description
 from .released import find_released
 from .train import Data, Job
+from .trained import load_network, read_description
 from .weights import load_weights
 
 __all__ = ["ImageNetTraining"]

@@ -20,10 +20,10 @@ from engines.interface import Group, Loss, Settings
 from machines import torchrun
 from training.history import close_log, open_log, silent_log
 from training.loop import Loop, SaveFailed, TrainStep
+from training.mixing import Mixing
 from training.record import RecordOptions, TrainingRecord
 from training.schedule import Plateau, Schedule, proportional_milestones
 from training.scores import evaluate
-from training.targets import Mixing
 
 from .config import note_threads, open_run, write_config
 from .engines import TITLES, settle_engine

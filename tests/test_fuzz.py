@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from runs.description import find_description
+from runs.trained import find_description
 from tests.torture import fuzz_files, fuzz_images
 
 

@@ -21,7 +21,7 @@ from explain.networks import load_subjects
 from reporting.runs import _OUTPUTS, load_run
 from reporting.table import cost, cost_of
 from runs import released as listed
-from runs.description import check_description, count_outputs, load_network
+from runs.trained import check_description, count_outputs, load_network
 from tests.data.cifar_files import LAYOUTS, names_text, write_set
 from tools import release
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from common.arguments import Parser
 from common.errors import UserError, run_script
 from common.files import replacing, sha256, write_json, write_text
-from runs.description import count_outputs, read_description
+from runs.trained import count_outputs, read_description
 
 ROOT = Path(__file__).resolve().parents[1]
 _LISTED = ROOT / "runs" / "released.json"

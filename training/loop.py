@@ -133,7 +133,7 @@ class TrainStep:
     batches : data.batches.Batches
     rate : callable
         ``rate(number)`` -> the learning rate of a step, counted from the beginning.
-    mixing : training.targets.Mixing
+    mixing : training.mixing.Mixing
     devices : int, default 1
         Of this worker.
     """

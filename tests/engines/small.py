@@ -12,8 +12,8 @@ from data.batches import Batches
 from engines.gluon import GluonEngine
 from engines.interface import Group, Loss, Settings
 from training.loop import Loop, TrainStep
+from training.mixing import Mixing
 from training.record import Record
-from training.targets import Mixing
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 

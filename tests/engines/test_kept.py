@@ -14,7 +14,7 @@ from tests import scripts  # noqa: E402
 from tests.data.cifar_files import LAYOUTS, write_set  # noqa: E402
 from tests.options.runs import run  # noqa: E402
 from training.loop import TrainStep  # noqa: E402
-from training.targets import Mixing  # noqa: E402
+from training.mixing import Mixing  # noqa: E402
 
 from .small import MEAN, engine, images, normed  # noqa: E402
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from training.loop import TrainStep
-from training.targets import Mixing, cutmix, mixup
+from training.mixing import Mixing, cutmix, mixup
 
 
 def test_the_share_of_a_blend_is_drawn_from_beta():

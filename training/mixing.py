@@ -1,4 +1,4 @@
-"""What is random about a batch beside its images: how they are mixed.
+"""How the images of a batch are mixed: mixup and cutmix, what is drawn for each step.
 
 Drawn here, as a function of (seed, epoch, step, device); an engine only applies it.
 """

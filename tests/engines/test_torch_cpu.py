@@ -25,7 +25,7 @@ for _ in range(10):
     np.ones(1 << 21)
 print(threads, faults() - first, total, os.environ.get("MXNET_ENGINE_TYPE"))
 """
-_PREPARE = "from engines.torch_process import leave_cpu_to_pytorch; leave_cpu_to_pytorch()"
+_PREPARE = "from engines.torch_cpu import leave_cpu_to_pytorch; leave_cpu_to_pytorch()"
 
 
 def _counted(prepare):
