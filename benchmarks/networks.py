@@ -10,10 +10,12 @@ __all__ = ["build", "fixed_steps", "make_trainer", "new_network", "random_images
 
 
 def new_network(workload):
-    """The workload's network."""
+    """The workload's network, with all shapes known."""
     if workload.blocks:
         return get_model("resnet_v2_cifar", activation=workload.activation, blocks=workload.blocks)
-    return get_model("resnet50_v1b", activation=workload.activation)
+    net = get_model("resnet50_v1b", activation=workload.activation)
+    net.infer_shape(nd.zeros((1, 3, 64, 64)))    # GluonCV's layers learn their shapes from an image
+    return net
 
 
 def build(workload):
@@ -21,8 +23,6 @@ def build(workload):
     mx.random.seed(0)
     net = new_network(workload)
     net.initialize(mx.init.Xavier())
-    if not workload.blocks:
-        net(mx.nd.zeros((1, 3, 32, 32)))    # GluonCV's layers learn their shapes from an image
     return net, sum(int(np.prod(p.shape)) for p in net.collect_params().values()
                     if p.grad_req != "null")
 
