@@ -18,25 +18,21 @@ from explain.tables import markdown
 _IMAGES = 10    # in a round
 
 
-def exported(options, runtime):
+def prepared(options, runtime):
     """Number of parameters, and a function that predicts one image."""
     import model.mxnet_compat  # noqa: F401  (comes before mxnet)
     import mxnet as mx
     import numpy as np
 
-    from exporting.onnx_file import make_model
-    from exporting.runtimes import RUNTIMES
+    from benchmarks.networks import count_trained, exported
     from model import get_model
 
     mx.random.seed(0)
     net = get_model("resnet18_v1b", act_layers=4, **options)
     net.initialize(mx.init.Xavier())
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
-    net(mx.nd.array(image)).wait_to_read()
-    file = make_model(net, 224, {}, "")
-    predict = RUNTIMES[runtime](file.SerializeToString(), file.graph.input[0].name)
-    num_params = sum(p.data().size for p in net.collect_params().values() if p.grad_req != "null")
-    return num_params, lambda: predict(image)
+    predict = exported(net, image, runtime)
+    return count_trained(net), lambda: predict(image)
 
 
 def measure(units, runtime, rounds):
@@ -52,7 +48,7 @@ def measure(units, runtime, rounds):
     for name in dict.fromkeys(("relu", *(units or kinds))):
         options = {kinds[name]: name}
         print(f"preparing {name}", file=sys.stderr)
-        networks[name] = exported(options, runtime)
+        networks[name] = prepared(options, runtime)
         networks[name][1]()
     seconds = {name: [] for name in networks}
     for _ in range(rounds):

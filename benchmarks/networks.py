@@ -6,7 +6,8 @@ from mxnet import autograd, gluon, nd
 
 from model import get_model
 
-__all__ = ["build", "fixed_steps", "make_trainer", "new_network", "random_images"]
+__all__ = ["build", "count_trained", "exported", "fixed_steps", "make_trainer", "new_network",
+           "random_images"]
 
 
 def new_network(workload):
@@ -23,8 +24,23 @@ def build(workload):
     mx.random.seed(0)
     net = new_network(workload)
     net.initialize(mx.init.Xavier())
-    return net, sum(int(np.prod(p.shape)) for p in net.collect_params().values()
-                    if p.grad_req != "null")
+    return net, count_trained(net)
+
+
+def count_trained(net):
+    """Number of trained parameters."""
+    return sum(int(np.prod(p.shape)) for p in net.collect_params().values()
+               if p.grad_req != "null")
+
+
+def exported(net, image, runtime, precision="float32"):
+    """A function that predicts with what a network, initialized, is exported to."""
+    from exporting.onnx_file import make_model
+    from exporting.runtimes import RUNTIMES
+
+    net(nd.array(image)).wait_to_read()
+    file = make_model(net, image.shape[2], {}, "")
+    return RUNTIMES[runtime](file.SerializeToString(), file.graph.input[0].name, precision)
 
 
 def make_trainer(net):

@@ -8,7 +8,13 @@ import mxnet as mx  # noqa: E402
 import numpy as np  # noqa: E402
 from mxnet import nd  # noqa: E402
 
-from benchmarks.networks import build, fixed_steps, new_network, random_images  # noqa: E402
+from benchmarks.networks import (  # noqa: E402
+    build,
+    exported,
+    fixed_steps,
+    new_network,
+    random_images,
+)
 from data import get_dataset  # noqa: E402
 from data.batches import Batches, Preparation  # noqa: E402
 from data.cifar import MEAN, STD  # noqa: E402
@@ -114,15 +120,9 @@ def _on_pytorch(kind, workload, dtype, data_dir):
 
 
 def _exported(workload, runtime, precision):
-    from exporting.onnx_file import make_model
-    from exporting.runtimes import RUNTIMES
-
     net, num_params = build(workload)
     images, _ = random_images(workload)
-    net(nd.array(images[:1])).wait_to_read()
-    model = make_model(net, workload.image_size, {}, "")
-    predict = RUNTIMES[runtime](model.SerializeToString(), model.graph.input[0].name,
-                                precision or "float32")
+    predict = exported(net, images[:1], runtime, precision or "float32")
 
     def run():
         for _ in range(workload.steps):

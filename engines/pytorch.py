@@ -72,10 +72,10 @@ def can_compile(device):
 def compiled(module):
     """A module, compiled as a whole for inputs of one shape; what that gives is kept for later."""
     with contextlib.suppress(OSError, RuntimeError):    # no home, or none to write in
-        cache = Path("~/.cache/torchinductor").expanduser()    # PyTorch's own choice is in /tmp
-        cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK):
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        folder = Path("~/.cache/torchinductor").expanduser()    # PyTorch's own choice is in /tmp
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     return torch.compile(module, dynamic=False, fullgraph=True)
 
 

@@ -152,3 +152,13 @@ def test_latency_of_an_unknown_unit():
                             cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith("error: --units knows ChaATAC, ")
+
+
+def test_a_runtime_that_is_missing_has_a_line_in_place_of_its_table(tmp_path, monkeypatch):
+    for name in ("onnxruntime", "openvino"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    text = bench.latency(bench.make_parser().parse_args(["--rounds", "1"]))
+    title, *runtimes = text.split("\n\n")
+    assert title == "### latency" and runtimes[::2] == ["ONNX Runtime:", "OpenVINO:"]
+    assert all(line.startswith("error: ") and "\n" not in line for line in runtimes[1::2])

@@ -203,6 +203,7 @@ def test_the_readme_s_table_of_the_paper_s_grid_is_that_of_its_runs():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     published = {entry["act_type"]: entry["accuracy"][0] for entry
                  in read_json(ROOT / "studies" / "paper.json")["published"]["best"]}
+    means = []
     for unit, title in (("relu", "ReLU"), ("ChaATAC", "ChaATAC")):
         runs = [read_json(path) for path in
                 (ROOT / "logs").glob(f"paper-{unit}-b1-num-epochs100-seed*/result.json")]
@@ -210,3 +211,6 @@ def test_the_readme_s_table_of_the_paper_s_grid_is_that_of_its_runs():
                       for which in ("last", "best"))
         figures = f"{len(runs)} | {100 * last:.2f} | {100 * best:.2f} | {published[unit]} |"
         assert re.search(rf"\| {title} \| [\d,]+ \| {re.escape(figures)}", readme)
+        means.append((last, best))
+    gaps = [100 * (ours - plain) for plain, ours in zip(*means)]
+    assert "| difference | | | {:+.2f} | {:+.2f} |".format(*gaps) in readme
