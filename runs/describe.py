@@ -50,6 +50,7 @@ def describe(options):
     name, factory = find_model(given["model"])
     known = inspect.signature(factory).parameters
     chosen = {}
+    _name_dropout(given, known)
     for ours, theirs in _NETWORK_OPTIONS.items():
         if ours in given:
             if theirs not in known:
@@ -120,6 +121,15 @@ def _read_structure(path, name, chosen):
         raise UserError(f"{path}: {error}") from None
     return {"kind": structure.kind, "operations": list(structure.operations),
             "unit_options": structure.unit_options}
+
+
+def _name_dropout(given, known):
+    """--drop-rate and --final-drop are the same: call it what the network calls it."""
+    if {"drop_rate", "final_drop"} <= given.keys():
+        raise UserError("--final-drop and --drop-rate are the same: give one")
+    for ours, theirs in (("drop_rate", "final_drop"), ("final_drop", "drop_rate")):
+        if ours in given and theirs in known:
+            given[theirs] = given.pop(ours)
 
 
 def _spell_units(chosen, known):

@@ -16,6 +16,7 @@ __all__ = ["Run"]
 
 _OWN_FILES = {"config.json", "metrics.csv", "result.json", "curves.png", "alphas.csv",
               "structure.json", "structure.png"}
+_PERIODIC = re.compile(r"epoch-\d{4,}\.params")
 _PARAMS_FILE = re.compile(r"(last|best|epoch-\d{4,})\.(params|json)")
 _CHECKPOINT = re.compile(r"step-\d{9}(\.old)?")
 _CHECKPOINT_FILES = {"net.params", "optimizer.params", "state.json"}
@@ -185,7 +186,8 @@ class Run:
         """Keep only the newest `keep` periodic params; 0 keeps all."""
         if not keep:
             return
-        for old in sorted(self.params.glob("epoch-*.params"))[:-keep]:
+        periodic = [path for path in _listed(self.params) if _PERIODIC.fullmatch(path.name)]
+        for old in sorted(periodic, key=lambda path: int(path.stem[len("epoch-"):]))[:-keep]:
             old.unlink()
             old.with_suffix(".json").unlink(missing_ok=True)
 

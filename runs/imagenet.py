@@ -26,8 +26,6 @@ class ImageNetTraining(Job):
         _check(options)
         if options.act_type is None and options.model.lower().endswith("_v1b"):
             options = replaced(options, act_type="ChaATAC")
-        if options.drop_rate:
-            options = replaced(options, final_drop=options.drop_rate, drop_rate=None)
         return describe(options)
 
     def open_data(self, options, batch_size, shard):
@@ -61,8 +59,6 @@ def _check(options):
         raise UserError("--mixup-alpha has no meaning without --mixup")
     if options.teacher_params and not options.teacher:
         raise UserError("--teacher-params has no meaning without --teacher")
-    if options.final_drop and options.drop_rate:
-        raise UserError("--final-drop and --drop-rate are the same: give one")
     if options.pretrained and options.resume_from:
         raise UserError("--pretrained and --resume-from both say where to start: give one")
 

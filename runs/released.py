@@ -31,7 +31,8 @@ class Released:
         64 hexadecimal digits.
     dataset : str
         What it was trained on.
-    classes : int
+    outputs : int
+        How many its network has.
     model, options
         Its network, as `get_model` takes them.
     figures : dict

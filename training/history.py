@@ -162,7 +162,7 @@ def read_log(path):
     Raises
     ------
     UserError
-        If there is no finished epoch in it.
+        If a figure in it is no number.
     """
     epochs = {}
     for line in read_bytes(path, _MOST_BYTES).decode("utf-8", "replace").splitlines():
@@ -177,19 +177,25 @@ def read_log(path):
                         row[column] = 1 - number if errors else number
                 except ValueError:
                     raise UserError(f"{path} has no number in: {line.strip()}") from None
-    rows = [{**dict.fromkeys(COLUMNS, math.nan), **row, "epoch": epoch}
+    return [{**dict.fromkeys(COLUMNS, math.nan), **row, "epoch": epoch}
             for epoch, row in sorted(epochs.items()) if "val_accuracy" in row]
-    if not rows:
-        raise UserError(f"{path} holds no finished epoch")
-    return rows
 
 
 def read_history(path):
-    """The rows of a run's folder, of a metrics.csv, or of a log."""
+    """The rows of a run's folder, of a metrics.csv, or of a log.
+
+    Raises
+    ------
+    UserError
+        If there is no finished epoch in it, or it is none of these.
+    """
     path = Path(path)
     if os.path.isdir(path):
         path = path / "metrics.csv"
-    return read_metrics(path) if path.suffix == ".csv" else read_log(path)
+    rows = read_metrics(path) if path.suffix == ".csv" else read_log(path)
+    if not rows:
+        raise UserError(f"{path} holds no finished epoch")
+    return rows
 
 
 def draw_curves(rows, path, title, val_name="test"):

@@ -63,6 +63,14 @@ def test_unit_options_go_to_the_unit_that_takes_them(given, act_options, attn_op
     assert description["options"].get("attn_options") == attn_options
 
 
+@pytest.mark.parametrize("model, name", [("resnet18", "drop_rate"), ("resnet18_v1b", "final_drop")])
+@pytest.mark.parametrize("option", ["drop_rate", "final_drop"])
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_dropout_has_two_names(model, name, option, rate):
+    options = describe(_options(model=model, **{option: rate}))["options"]
+    assert {key: value for key, value in options.items() if "drop" in key} == {name: rate}
+
+
 def test_attention_of_the_cifar_resnets():
     net, _ = _built(model="resnet18", attention="CBAM", attention_at=["classifier"], width=0.25,
                     spatial_kernel=3, reduction=4)
@@ -80,6 +88,8 @@ def test_attention_of_the_cifar_resnets():
     (dict(attention_at=["block"]), "--attention-at has no meaning for resnet_v2_cifar"),
     (dict(attention="CBUM"), "unknown attention 'CBUM'"),
     (dict(model="resnet18", attention_at=["classifier"]), "name the unit, too"),
+    (dict(model="resnet18", drop_rate=0.1, final_drop=0.1), "are the same: give one"),
+    (dict(model="resnet18_v1b", drop_rate=0.0, final_drop=0.1), "are the same: give one"),
 ])
 def test_errors(given, message):
     with pytest.raises(ValueError, match=message):

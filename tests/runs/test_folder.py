@@ -119,3 +119,14 @@ def test_a_lock_file_of_somebody_else_s_keeps_its_content(tmp_path):
     os.mkfifo(run.params / ".lock")
     with pytest.raises(FileError, match="no regular file"):
         run.lock()
+
+
+def test_the_newest_periodic_params_stay_and_copies_of_them(tmp_path):
+    """Ten thousand epochs have a digit more."""
+    run = Run("run", tmp_path / "params", tmp_path / "logs")
+    _put(run.params, "epoch-0010-copy.params", *(
+        f"epoch-{epoch}.{suffix}" for epoch in ("9998", "9999", "10000")
+        for suffix in ("params", "json")))
+    run.drop_periodic(2)
+    assert _files(run.params) == ["epoch-0010-copy.params", "epoch-10000.json",
+                                  "epoch-10000.params", "epoch-9999.json", "epoch-9999.params"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UserError
 from training.history import (
     COLUMNS,
     batch_line,
@@ -121,11 +122,13 @@ def test_the_command_summarises_and_draws(tmp_path, capsys):
     assert (tmp_path / "a.png").is_file()
 
 
-@pytest.mark.parametrize("text", ["", "nothing here\n", "[Epoch 0] training: accuracy=0.5\n"])
-def test_a_log_without_a_finished_epoch_is_refused(text, tmp_path):
-    (tmp_path / "a.log").write_text(text)
-    with pytest.raises(ValueError, match="no finished epoch"):
-        read_log(tmp_path / "a.log")
+@pytest.mark.parametrize("name, text", [
+    ("a.log", ""), ("a.log", "nothing here\n"), ("a.log", "[Epoch 0] training: accuracy=0.5\n"),
+    ("metrics.csv", ""), ("metrics.csv", ",".join(COLUMNS) + "\n")])
+def test_a_history_without_a_finished_epoch_is_refused(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"{name} holds no finished epoch"):
+        main([str(tmp_path / name)])
 
 
 def test_a_damaged_number_is_named(tmp_path):
