@@ -50,7 +50,8 @@ def start(make_parser, train, argv=None):
     if not (torchrun.is_started() or os.environ.get("DMLC_ROLE")):
         options = resolve_options(parser, argv)
     set_threads(takes_part=True, recorded=lambda: recorded_threads(options))
-    if choose_engine(options, tell=lambda line: None) == "mxnet":
+    engine = choose_engine(options)
+    if engine == "mxnet":
         join(options.join_timeout)
     elif torchrun.is_started():
         torchrun.join(options.join_timeout)
@@ -60,7 +61,7 @@ def start(make_parser, train, argv=None):
             _check_norm(options)
             _share_threads(count)
             return torchrun.launch(_ROOT / parser.prog, argv, count)
-    return train(agreed_options(options, parser, argv), parser.prog)
+    return train(replaced(agreed_options(options, parser, argv), engine=engine), parser.prog)
 
 
 def _share_threads(count):
@@ -91,18 +92,10 @@ def settle_engine(options):
     return options, devices
 
 
-def _tell(line):
-    print(line, file=sys.stderr)
-
-
-def choose_engine(options, tell=_tell):
+def choose_engine(options):
     """The engine that --engine names, or that the precision and the machine ask for.
 
-    Parameters
-    ----------
-    options : argparse.Namespace
-    tell : callable, optional
-        Gets a line if the machine has asked for PyTorch.
+    If the machine asks for PyTorch, standard error says so.
 
     Returns
     -------
@@ -118,7 +111,7 @@ def choose_engine(options, tell=_tell):
     elif options.dtype == "bfloat16" or torchrun.is_started():
         engine = "pytorch"
     else:
-        engine = "pytorch" if _needs_pytorch(options, tell) else "mxnet"
+        engine = "pytorch" if _needs_pytorch(options) else "mxnet"
     if engine == "mxnet" and options.dtype == "bfloat16":
         raise UserError("--dtype bfloat16: MXNet computes a few CPU operators in it and updates "
                         "no weights in it; PyTorch trains in it: drop --engine mxnet")
@@ -148,7 +141,7 @@ def _check_norm(options):
                         "images, and files get the mean of the statistics; use BatchNorm")
 
 
-def _needs_pytorch(options, tell):
+def _needs_pytorch(options):
     """Whether the GPU that is to compute is one that only PyTorch can use; says so."""
     if (options.gpus == "" or options.num_gpus == 0 or os.environ.get("DMLC_ROLE")
             or not _NVIDIA.exists() or find_spec("torch") is None):
@@ -158,8 +151,8 @@ def _needs_pytorch(options, tell):
     if not torch.cuda.is_available() or (
             count_mxnet_gpus() and torch.cuda.get_device_capability() <= _NEWEST_OF_MXNET):
         return False
-    tell(f"MXNet cannot use the {torch.cuda.get_device_name()} here, so PyTorch computes "
-         "(--engine)")
+    print(f"MXNet cannot use the {torch.cuda.get_device_name()} here, so PyTorch computes "
+          "(--engine)", file=sys.stderr)
     return True
 
 

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.arguments import Parser
+from common.arguments import Parser, replaced
 from common.errors import UserError
 from runs import engines, options
 
@@ -71,11 +71,29 @@ def test_pytorch_has_its_own_gpus_one_in_a_process(machine):
             engines.choose_devices(given)
 
 
+def _parser():
+    parser = Parser(prog="train_imagenet.py")
+    for add in (options.add_v1b_options, options.add_run_options):
+        add(parser)
+    options.add_worker_options(options.add_device_options(parser))
+    return parser
+
+
+def test_the_engine_of_torchrun_s_processes_goes_on_with_a_run_of_the_other(machine, monkeypatch):
+    """Worker 0 reads config.json after all have joined: it names the engine of before."""
+    machine((8, 6), 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setattr(engines, "set_threads", lambda **options: None)
+    monkeypatch.setattr(engines.torchrun, "join", lambda patience: None)
+    monkeypatch.setattr(engines, "agreed_options",
+                        lambda options, *rest: replaced(options, engine="mxnet"))
+    assert engines.start(_parser, lambda options, script: options.engine, []) == "pytorch"
+
+
 def test_synchronised_normalisation_is_refused_before_a_process_is_started(machine, monkeypatch):
     machine((9, 0), 0)
-    parser = Parser(prog="train_imagenet.py")
-    for add in (options.add_v1b_options, options.add_device_options, options.add_run_options):
-        add(parser)
+    parser = _parser()
     monkeypatch.setattr(engines, "set_threads", lambda **options: None)
     monkeypatch.setattr(engines, "_share_threads", lambda count: None)
     monkeypatch.setattr(engines.torchrun, "launch", lambda script, argv, count: count)
