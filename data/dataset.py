@@ -5,7 +5,7 @@ from typing import Any
 from common.errors import DataError
 from model.registry import Registry
 
-__all__ = ["DATASETS", "DataError", "Dataset", "ImageSet"]
+__all__ = ["DATASETS", "DataError", "Dataset", "DatasetInfo", "ImageSet"]
 
 # Name -> loader. A loader takes ``(data_dir, data_url, log)``, of which the first two may be
 # None, and returns a `Dataset` whose `val` is its `test`.
@@ -45,27 +45,22 @@ class ImageSet:
         return ImageSet(self.images[indices], self.labels[indices])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set in memory.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetInfo:
+    """What is known of a data set apart from the images.
 
     Parameters
     ----------
     name : str
-        Name in the registry.
+        Name in the registry, and in file names.
     title : str
         Name for people.
     class_names : list of str
         In the order of the labels.
     mean, std : tuple of 3 floats
         Of the channels, on the scale where a pixel is in [0, 1].
-    train, val, test : ImageSet
-        `val` is what a run selects on: the held-out training images if there are any,
-        else `test` itself.
-    official_train, official_test : int
-        How many images the complete data set has.
     image_size : int, default 32
-        Height and width.
+        Height and width of the images, or of the crops.
     outputs : int, optional
         How many outputs a network for it has; as many as there are classes if not given.
     """
@@ -75,11 +70,6 @@ class Dataset:
     class_names: list
     mean: tuple
     std: tuple
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet
-    official_train: int
-    official_test: int
     image_size: int = 32
     outputs: int = None
 
@@ -91,6 +81,28 @@ class Dataset:
     def classes(self):
         """Number of classes."""
         return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset(DatasetInfo):
+    """A data set in memory.
+
+    Parameters
+    ----------
+    train, val, test : ImageSet
+        `val` is what a run selects on: the held-out training images if there are any,
+        else `test` itself.
+    official_train, official_test : int
+        How many images the complete data set has.
+
+    The others are those of `DatasetInfo`.
+    """
+
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    official_train: int
+    official_test: int
 
     @property
     def val_name(self):

@@ -16,6 +16,7 @@ import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from common.errors import DataError, run_script
 from common.files import home_path, open_file, read_text
 from common.screen import printable
 from data.batches import EpochBatches
+from data.dataset import DatasetInfo
 from data.decoding import decode, image_format
 from data.digest import digest
 from data.photos import Decoding, FolderPhotos, PhotoBatches, list_classes
@@ -41,43 +43,26 @@ _ITERATOR_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "PPM")
 _MOST_LIST_BYTES = 1 << 28      # of .idx, .lst and synset.txt
 _NO_INDEX_LINE = re.compile(rb"^(?!\d{1,18}[\t ]+\d{1,18}\r?$)", re.MULTILINE)
 _HEADS_AT_ONCE = 4096
+_MOST_NAMED = 5                 # of records that cannot be decoded
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ImageNetData:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ImageNetData(DatasetInfo):
     """What is known of the data apart from the images.
 
     Parameters
     ----------
-    name, title : str
-        For file names, and for people.
-    class_names : list of str
-        In the order of the labels.
     num_train, num_val : int
         Images; 0 training images where only a validation set was opened.
-    image_size : int, default 224
-        Side of the crops in pixels.
+
+    The others are those of `DatasetInfo`.
     """
 
-    name: str
-    title: str
-    class_names: list
-    num_train: int
+    num_train: int = 0
     num_val: int
-    image_size: int = 224
     mean: tuple = MEAN
     std: tuple = STD
     val_name: str = "validation"
-
-    @property
-    def classes(self):
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def outputs(self):
-        """Number of outputs of a network for it."""
-        return self.classes
 
     @property
     def description(self):
@@ -102,7 +87,14 @@ class RecordFile:
     Raises
     ------
     DataError, FileError
-        If a file is missing, or the index does not fit.
+        If a file is missing, or the index does not fit: that it names every record of the file
+        is seen from the first bytes of each. MXNet's iterator would otherwise read others, or
+        end the process.
+
+    Attributes
+    ----------
+    labels : numpy.ndarray
+        int32, (N,): those in the headers, in the order of the index.
     """
 
     def __init__(self, rec, idx=None):
@@ -115,6 +107,7 @@ class RecordFile:
                 raise DataError(f"there is no file {path}; {hint}")
         self._stream, self._index = open_file(self.rec), open_file(self.idx, _MOST_LIST_BYTES)
         self.keys, self.places = self._read_index()
+        self.labels = self._read_labels()
 
     def _read_index(self):
         content = self._index.read(_MOST_LIST_BYTES).rstrip()
@@ -153,24 +146,12 @@ class RecordFile:
         synset = self.rec.with_name("synset.txt")
         if os.path.lexists(synset):
             return [line.strip() for line in _lines(synset)]
-        labels = [label for label, _ in self.listing.values()] or self.labels()
+        labels = [label for label, _ in self.listing.values()] or self.labels.tolist()
         if not 0 <= min(labels) <= max(labels) < 1 << 20:
             raise DataError(f"{self.rec} has labels from {min(labels)} to {max(labels)}")
         return [str(label) for label in range(max(labels) + 1)]
 
-    def labels(self):
-        """The label in the header of every record, in the order of the index.
-
-        Raises
-        ------
-        DataError
-            If the records that the index names are not all the records of the file: MXNet's
-            iterator then reads others, or ends the process.
-        """
-        return self._labels
-
-    @cached_property
-    def _labels(self):
+    def _read_labels(self):
         starts = range(0, len(self), _HEADS_AT_ONCE)
         with ThreadPoolExecutor(8) as pool:     # for disks that answer several at once
             heads = [head for part in pool.map(self._heads, starts) for head in part]
@@ -181,7 +162,7 @@ class RecordFile:
                                    (*begins.tolist(), os.fstat(self._stream.fileno()).st_size)):
             if expected != begin:
                 raise self._misfit(f"it leaves out what begins at byte {expected:,}")
-        return list(labels)
+        return np.array(labels, np.int32)
 
     def _heads(self, start):
         """(label, end) of some records in a row."""
@@ -196,7 +177,7 @@ class RecordFile:
 
     def digest(self):
         """See `data.digest.digest`."""
-        return digest(self.labels(), lambda number: self.read(number)[0])
+        return digest(self.labels, lambda number: self.read(number)[0])
 
     def name(self, number):
         """Record `number` (its place in the index) for people: number, file, name."""
@@ -236,28 +217,19 @@ def _lines(path):
     return [line.rstrip("\r") for line in lines if line.strip()]
 
 
-def undecodable(record_file, limit=5, log=None):
-    """Look for records that MXNet's iterator cannot decode.
-
-    Returns
-    -------
-    list of str
-        One line for each of the first `limit`: number, name, reason.
-    """
-    found = []
+def undecodable(record_file):
+    """Yield a line for each record that MXNet's iterator cannot decode: number, name, reason."""
     for number in range(len(record_file)):
-        if log and number and number % 20000 == 0:
-            log(f"looking for the damaged record: {number:,} of {len(record_file):,} read")
+        if number and number % 20000 == 0:
+            print(f"looking for the damaged record: {number:,} of {len(record_file):,} read",
+                  file=sys.stderr)
         try:
             content, _ = record_file.read(number)
             decode(content)
             if image_format(content) not in _ITERATOR_FORMATS:
                 raise DataError(f"MXNet's iterator does not read {image_format(content)} images")
         except DataError as error:
-            found.append(f"{record_file.name(number)}: {error}")
-            if len(found) == limit:
-                break
-    return found
+            yield f"{record_file.name(number)}: {error}"
 
 
 class RecordBatches(EpochBatches):
@@ -275,7 +247,6 @@ class RecordBatches(EpochBatches):
     ----------
     source : RecordFile
     decoding : data.photos.Decoding
-        With ``classes``.
 
     The others are those of `EpochBatches`.
     """
@@ -283,7 +254,6 @@ class RecordBatches(EpochBatches):
     ahead = 0    # the iterator does that
 
     def __init__(self, source, batch_size, decoding, seed=0, shard=(0, 1)):
-        source.labels()      # what MXNet's iterator would not survive is refused here
         super().__init__(source, batch_size, seed, shard=shard)
         self.decoding = decoding
 
@@ -317,7 +287,7 @@ class RecordBatches(EpochBatches):
         Raises
         ------
         DataError
-            If a record cannot be decoded (names it), or a label is out of range.
+            If a record cannot be decoded; names it.
         """
         import model.mxnet_compat  # noqa: F401  (comes before mxnet)
         import mxnet as mx
@@ -328,25 +298,17 @@ class RecordBatches(EpochBatches):
                 batch = iterator.next()
                 if step < start:
                     continue
-                yield batch.data[0].asnumpy(), self._checked(batch.label[0].asnumpy()), None
+                yield batch.data[0].asnumpy(), batch.label[0].asnumpy().astype(np.int32), None
         except StopIteration:
             raise DataError(f"{self.source.rec} ended before its {len(self.source):,} records"
                             ) from None
         except mx.MXNetError as error:
             raise DataError(self._explained(error)) from None
 
-    def _checked(self, labels):
-        labels = labels.astype(np.int32)
-        if labels.min() < 0 or labels.max() >= self.decoding.classes:
-            wrong = labels.max() if labels.max() >= self.decoding.classes else labels.min()
-            raise DataError(f"{self.source.rec} has the label {wrong}, but there are "
-                            f"{self.decoding.classes} classes")
-        return labels
-
     def _explained(self, error):
         """Which records are to blame for an error of MXNet's iterator."""
         print(f"{self.source.rec}: a record cannot be decoded; looking for it", file=sys.stderr)
-        found = undecodable(self.source, log=lambda line: print(line, file=sys.stderr))
+        found = islice(undecodable(self.source), _MOST_NAMED)
         reason = "; ".join(found) or str(error).strip().splitlines()[-1]
         return f"{self.source.rec} cannot be read: {reason}"
 
@@ -361,6 +323,14 @@ def _open_folder(data_dir):
                         "are with --data-dir, or use --use-rec with --rec-train and --rec-val")
     train = FolderPhotos(folder / "train")
     return train, FolderPhotos(folder / "val", train.wnids)
+
+
+def _check_labels(photos, class_names):
+    """Raise DataError if a photograph has the label of no class; names it."""
+    number = int(photos.labels.argmax())
+    if photos.labels[number] >= len(class_names):
+        raise DataError(f"{photos.name(number)} has the label {photos.labels[number]}, but there "
+                        f"are {len(class_names)} classes")
 
 
 def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
@@ -400,9 +370,11 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
     else:
         train_photos, val_photos = _open_folder(data_dir)
         class_names, kind = train_photos.wnids, PhotoBatches
-    decoding = dataclasses.replace(decoding or Decoding(), classes=len(class_names))
-    data = ImageNetData(name, name, class_names, len(train_photos), len(val_photos),
-                        decoding.size)
+    decoding = decoding or Decoding()
+    for photos in (train_photos, val_photos):
+        _check_labels(photos, class_names)
+    data = ImageNetData(name=name, title=name, class_names=class_names, num_train=len(train_photos),
+                        num_val=len(val_photos), image_size=decoding.size)
     return (data, kind(train_photos, batch_size, decoding, seed, shard=shard),
             PhotoBatches(val_photos, batch_size, decoding, train=False, shard=shard))
 
@@ -438,8 +410,10 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
             class_names, _ = list_classes(folder / "train")
         photos = FolderPhotos(folder / "val", class_names)
         class_names = photos.wnids
-    decoding = dataclasses.replace(decoding or Decoding(), classes=len(class_names))
-    return (ImageNetData(name, name, class_names, 0, len(photos), decoding.size),
+    decoding = decoding or Decoding()
+    _check_labels(photos, class_names)
+    return (ImageNetData(name=name, title=name, class_names=class_names, num_val=len(photos),
+                         image_size=decoding.size),
             PhotoBatches(photos, batch_size, decoding, train=False))
 
 

@@ -252,7 +252,6 @@ def verify(out, workers=4, log=print):
 def _verify_file(path, workers, log):
     """The number of problems of a record file; they are logged."""
     records = RecordFile(path)
-    records.labels()      # what the index leaves out is refused here
     classes, problems = len(records.class_names()), 0
     report = _Report(path.name, len(records), log)
     checks = _results(lambda k: _problem(records, k, classes), range(len(records)), workers)

@@ -384,8 +384,6 @@ class Decoding:
         Side of the crop by the shorter side of the image, in evaluation.
     crops : {1, 10}
         Crops of each image in evaluation; with 10, images are (B, 10, 3, size, size).
-    classes : int, optional
-        Labels must be smaller.
     workers : int
         Threads; 0 decodes when a batch is asked for.
     """
@@ -393,7 +391,6 @@ class Decoding:
     size: int = 224
     crop_ratio: float = 0.875
     crops: int = 1
-    classes: int = None
     workers: int = 4
 
     def __post_init__(self):
@@ -432,9 +429,6 @@ class PhotoBatches(EpochBatches):
             image = np.asarray(decode(content))
         except DataError as error:
             raise DataError(f"{self.source.name(number)} cannot be decoded: {error}") from None
-        if how.classes is not None and not 0 <= label < how.classes:
-            raise DataError(f"{self.source.name(number)} has the label {label}, but there are "
-                            f"{how.classes} classes")
         if self.train:
             crops = random_part(image, how.size, bit_stream(self.seed, "photo", epoch, number))
         else:

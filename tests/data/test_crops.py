@@ -40,7 +40,7 @@ def _training(kind, folder, image, count=COUNT):
     else:
         pack(folder / "tree", folder / "out", resize=0, log=lambda line: None)
         batches = RecordBatches(RecordFile(folder / "out/train.rec"), count,
-                                Decoding(SIZE, classes=1))
+                                Decoding(SIZE))
     images, *_ = next(iter(batches.epoch(0)))
     return images
 
@@ -157,7 +157,7 @@ def numbered(tmp_path_factory):
 
 def _labels(records, epoch=0, **options):
     batches = RecordBatches(records, options.pop("batch_size", 2),
-                            Decoding(16, classes=10), **options)
+                            Decoding(16), **options)
     return np.concatenate([labels for _, labels, _ in batches.epoch(epoch)]).tolist()
 
 

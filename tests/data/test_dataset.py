@@ -20,8 +20,9 @@ def toy(monkeypatch):
         images = np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=1)
         labels = np.repeat([0, 1, 2], [60, 30, 10]).astype(np.int32)
         test = ImageSet(images[:20], labels[:20])
-        return Dataset("toy", "Toy", ["a", "b", "c"], (0.5,) * 3, (0.2,) * 3,
-                       ImageSet(images, labels), test, test, 200, 20)
+        return Dataset(name="toy", title="Toy", class_names=["a", "b", "c"], mean=(0.5,) * 3,
+                       std=(0.2,) * 3, train=ImageSet(images, labels), val=test, test=test,
+                       official_train=200, official_test=20)
     monkeypatch.setattr(data.DATASETS, "_names", {**data.DATASETS._names, "toy": "toy"})
     monkeypatch.setitem(data.DATASETS._factories, "toy", load)
     return "toy"

@@ -43,7 +43,7 @@ def test_photographs_in_folders_and_records(tmp_path):
     for name in ("a", "b"):
         pack(trees[0], tmp_path / name, log=lambda line: None)
     a, b = (RecordBatches(RecordFile(tmp_path / name / "train.rec"), 2,
-                          Decoding(8, classes=2)).digest() for name in ("a", "b"))
+                          Decoding(8)).digest() for name in ("a", "b"))
     assert a == b
     renamed = sorted((trees[1] / "train").iterdir())[0]
     renamed.rename(renamed.with_name("z" + renamed.name))

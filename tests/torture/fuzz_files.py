@@ -216,7 +216,7 @@ def _records(folder, damaged="val.rec"):
 
     def read(path):
         records = RecordFile(folder / "rec/val.rec")
-        assert all(label >= 0 for label in records.labels())
+        assert all(label >= 0 for label in records.labels)
         assert records.class_names()
         for number in range(len(records)):
             try:
@@ -224,7 +224,7 @@ def _records(folder, damaged="val.rec"):
             except DataError as error:          # of which the readers make a line with the name
                 assert str(error).strip()
         # To MXNet's own reader, which ends the process where it meets what it does not expect.
-        batches = RecordBatches(records, 1, Decoding(24, classes=1 << 24, workers=1))
+        batches = RecordBatches(records, 1, Decoding(24, workers=1))
         assert sum(len(labels) for _, labels, _ in batches.epoch(0)) == len(records)
 
     (folder / "rec/synset.txt").unlink()        # so that the list has a say
