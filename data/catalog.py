@@ -39,7 +39,7 @@ def get_dataset(name, data_dir=None, data_url=None, limit_train=None, val_split=
     seed : int, default 0
         Chooses the held-out images, nothing else: the data are the same for every seed.
     log : callable, default print
-        Receives lines of text: progress of a download, and what was adjusted.
+        Receives lines of text: of a download, and of what was adjusted.
 
     Raises
     ------

@@ -7,9 +7,9 @@ members, none larger than it is known to be, and writes the expected names only,
 import contextlib
 import hashlib
 import http.client
+import io
 import os
 import re
-import sys
 import tarfile
 import threading
 import time
@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import DataError, UserError
 from common.files import open_file
+from common.progress import Progress
 
 __all__ = ["fetch", "unpack"]
 
@@ -49,7 +50,7 @@ def fetch(url, md5, path, log=print, timeout_s=TIMEOUT_S, deadline_s=DEADLINE_S)
     path : path
         File to write. On an error it may be left incomplete; use a temporary folder.
     log : callable, default print
-        Receives lines of progress where the screen is no terminal.
+        Receives a line at the end.
     timeout_s : float, default 30
         Longest wait for the connection and for each piece of data.
     deadline_s : float, default 3600
@@ -103,7 +104,9 @@ class _Transfer(threading.Thread):
             self.error = error
 
     def _receive(self, response, total, out):
-        with _progress(total, self._log) as advance:
+        started = time.monotonic()
+        stream = None if total else io.StringIO()       # of an unknown size there is no bar
+        with contextlib.closing(Progress("download", total, stream=stream, unit="kB")) as progress:
             # read1: what there is, so that no piece is waited for as a whole.
             for chunk in iter(lambda: response.read1(_CHUNK_BYTES), b""):
                 if self.given_up.is_set():
@@ -114,7 +117,10 @@ class _Transfer(threading.Thread):
                 if self.received > MAX_ARCHIVE_BYTES:
                     raise DataError(f"more than {MAX_ARCHIVE_BYTES:,} bytes came; this is "
                                     "not the archive")
-                advance(len(chunk))
+                progress.update(self.received, 1e-3)
+        megabytes = self.received / 1e6
+        self._log(f"download: {megabytes:,.1f} MB, "
+                  f"{megabytes / max(time.monotonic() - started, 1e-3):,.1f} MB/s")
 
 
 @contextlib.contextmanager
@@ -253,25 +259,3 @@ def _split_sum(url, md5):
         raise DataError(f"the URL ends in '#{fragment}', which is not '#md5=' and 32 "
                         "hexadecimal digits")
     return url, match.group(1).lower()
-
-
-@contextlib.contextmanager
-def _progress(total, log):
-    """Yield a function that is told the bytes of each piece: a bar, or a line in ten percent."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-        with tqdm(total=total or None, unit="B", unit_scale=True, desc="download",
-                  file=getattr(sys.stderr, "controls", sys.stderr)) as bar:
-            yield bar.update
-        return
-    started, received, next_line = time.monotonic(), 0, 0.1
-
-    def advance(count):
-        nonlocal received, next_line
-        received += count
-        if total and received / total >= next_line:
-            seconds = max(time.monotonic() - started, 1e-3)
-            log(f"download: {received / 1e6:,.1f} of {total / 1e6:,.1f} MB, "
-                f"{received / 1e6 / seconds:,.1f} MB/s")
-            next_line = received / total + 0.1
-    yield advance

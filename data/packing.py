@@ -6,12 +6,14 @@ rotation and truncated files to chance, and writes in place.
 import argparse
 import io
 import os
-import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from common.arguments import natural, seed, threads
 from common.errors import DataError, UserError
 from common.files import home_path, open_file, read_bytes, replacing, scratch_folder, writing
+from common.progress import Progress
 from common.screen import printable
 from data.decoding import MOST_BYTES, decode, turned_in_evaluation_alone
 from data.imagenet import RecordFile
@@ -21,7 +23,6 @@ from data.streams import permutation
 
 __all__ = ["pack", "verify", "make_index", "main"]
 
-_REPORT_PERIOD_S = 5.0
 _LONGEST_JPEG_SIDE = 65_500     # of libjpeg
 
 
@@ -64,33 +65,17 @@ def make_parser():
     return parser
 
 
-class _Report:
-    """A line now and then: how many of how many, how fast."""
-
-    def __init__(self, what, total, log):
-        self.what, self.total, self.log = what, total, log
-        self.start = self.shown = time.monotonic()
-
-    def __call__(self, done, last=False):
-        now = time.monotonic()
-        if last or now - self.shown >= _REPORT_PERIOD_S:
-            self.shown = now
-            rate = done / max(now - self.start, 1e-9)
-            self.log(f"{self.what}: {done:,} of {self.total:,} images, {rate:,.0f} images/s")
-
-
 def _results(function, items, workers):
     """``function(item)`` of each item, in order, by threads that run only a little ahead.
 
     Threads serve: Pillow decodes, resizes and encodes without holding Python's lock.
     """
-    items = iter(items)
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        waiting = []
+        waiting = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > 2 * max(workers, 1):
-                yield waiting.pop(0).result()
+                yield waiting.popleft().result()
         for future in waiting:
             yield future.result()
 
@@ -178,11 +163,12 @@ def _write_all(folder, partial, wnids, sets, skipped, settings, workers, log):
 def _write_records(source, target, wnids, photos, settings, workers, log):
     """Write target.rec, .idx and .lst; returns a line for each image that was skipped."""
     labels = {wnid: k for k, wnid in enumerate(wnids)}
-    report, skipped, number = _Report(source.name, len(photos), log), [], 0
+    skipped, number = [], 0
     encoded = _results(lambda photo: _encode(source / photo[1], *settings), photos, workers)
-    with open(f"{target}.rec", "wb") as records, \
-            open(f"{target}.idx", "w", encoding="utf-8") as index, \
-            open(f"{target}.lst", "w", encoding="utf-8") as listing:
+    with (open(f"{target}.rec", "wb") as records,
+          open(f"{target}.idx", "w", encoding="utf-8") as index,
+          open(f"{target}.lst", "w", encoding="utf-8") as listing,
+          closing(Progress(source.name, len(photos))) as progress):
         for done, ((wnid, path), (content, problem)) in enumerate(zip(photos, encoded), 1):
             name = printable(path)      # on one line, whatever it holds
             if problem:
@@ -192,12 +178,13 @@ def _write_records(source, target, wnids, photos, settings, workers, log):
                 index.write(f"{number}\t{place}\n")
                 listing.write(f"{number}\t{labels[wnid]}\t{name}\n")
                 number += 1
-            report(done, last=done == len(photos))
+            progress.update(done, 1)
         if not number:
             raise DataError(f"none of the images in {source} can be decoded: {skipped[0]}")
         for stream in (records, index, listing):
             stream.flush()
             os.fsync(stream.fileno())
+    log(f"{source.name}: {number:,} of {len(photos):,} images")
     return skipped
 
 
@@ -253,13 +240,14 @@ def _verify_file(path, workers, log):
     """The number of problems of a record file; they are logged."""
     records = RecordFile(path)
     classes, problems = len(records.class_names()), 0
-    report = _Report(path.name, len(records), log)
     checks = _results(lambda k: _problem(records, k, classes), range(len(records)), workers)
-    for done, problem in enumerate(checks, 1):
-        if problem:
-            problems += 1
-            log(f"{records.name(done - 1)}: {problem}")
-        report(done, last=done == len(records))
+    with closing(Progress(path.name, len(records))) as progress:
+        for done, problem in enumerate(checks, 1):
+            if problem:
+                problems += 1
+                progress.close()    # its bar makes room
+                log(f"{records.name(done - 1)}: {problem}")
+            progress.update(done, 1)
     if records.listing and len(records.listing) != len(records):
         problems += 1
         log(f"{path.with_suffix('.lst')} lists {len(records.listing):,} images, the index "

@@ -1,6 +1,7 @@
 """Scoring parameter files, as evaluate.py and the exporter's check do it."""
 import math
 import time
+from contextlib import closing
 
 from common.arguments import replaced
 from common.errors import UserError
@@ -142,10 +143,9 @@ def score(predictor, batches):
     from common.progress import Progress
     from training.scores import evaluate
 
-    progress = Progress("evaluating", len(batches))
     start = time.monotonic()
-    scores = evaluate(predictor, batches, progress)
-    progress.close()
+    with closing(Progress("evaluating", len(batches))) as progress:
+        scores = evaluate(predictor, batches, progress)
     return scores, time.monotonic() - start
 
 

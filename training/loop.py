@@ -232,9 +232,10 @@ class Loop:
 
     def _report(self, progress, index, images):
         totals = self.position.totals
+        progress.close()    # the record may write a line
+        self.record.report(self.position, self._rate(index), self.workers.count)
         progress.update(index + 1, images, f"loss {totals.loss / totals.images:.3f} "
                                            f"acc {100 * totals.correct / totals.images:.1f} %")
-        self.record.report(self.position, self._rate(index), self.workers.count)
 
     def _rate(self, index):
         return self.step.rate(self.position.epoch * self.steps_per_epoch + index)

@@ -11,16 +11,32 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_a_bar_and_it_disappears():
+def test_a_terminal_gets_a_bar_and_it_disappears(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("common.progress.time.monotonic", lambda: now[0])
     stream = _Terminal()
     progress = Progress("epoch 1/2", 10, later=10, stream=stream)
-    progress.update(1, 100, "loss 2.0")
-    progress.update(5, 100, "loss 1.0")
+    for now[0], done, figures in ((0.2, 1, "loss 2.0"), (0.25, 3, "too early"),
+                                  (0.4, 5, "loss 1.0")):
+        progress.update(done, 100, figures)
     shown = stream.getvalue()
+    assert "too early" not in shown
     assert "epoch 1/2 [############............]  50 % loss 1.0" in shown
     assert "images/s, ETA 0:0" in shown
     progress.close()
     assert stream.getvalue().endswith("\r\x1b[K")
+    progress.update(6, 100, "drawn again")
+    assert "drawn again" in stream.getvalue()
+
+
+def test_a_download_has_a_bar_too(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("common.progress.time.monotonic", lambda: now[0])
+    stream = _Terminal()
+    progress = Progress("download", 170_000_000, stream=stream, unit="kB")
+    for now[0] in (1, 2, 3):
+        progress.update(int(now[0] * 17_000_000), 1e-3)
+    assert "download [#######.................]  30 %  17,000 kB/s, ETA 0:07" in stream.getvalue()
 
 
 def test_no_terminal_gets_plain_lines_at_intervals(monkeypatch):
