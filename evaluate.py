@@ -14,6 +14,7 @@ from functools import partial
 
 from common.arguments import Parser, Scope, positive_int, replaced
 from common.errors import UserError, run_script
+from common.tables import records_table
 from common.threads import set_threads
 from engines.predictor import Predictor
 from runs import evaluation
@@ -57,10 +58,9 @@ def main(argv=None):
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if options.list:
-        from explain.tables import markdown
         from runs.released import list_released
 
-        print(markdown(list_released()))
+        print(records_table(list_released()))
         return 0
     set_threads()
     if (bool(options.params) + (options.pretrained is not None) + bool(options.onnx)

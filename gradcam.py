@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.arguments import Parser, Scope, list_of, natural, positive_int
 from common.errors import UserError, run_script
+from common.tables import records_table
 from common.threads import set_threads
 from engines.devices import select_devices
 from runs.options import add_cifar_network_options, datasets_help
@@ -72,7 +73,6 @@ def main(argv=None):
 
     from explain import report
     from explain.networks import class_index, load_subjects
-    from explain.tables import markdown
 
     subjects, load_data = load_subjects(paths, options, context)
     if options.list_layers:
@@ -90,13 +90,13 @@ def main(argv=None):
             path = output.with_name(f"{output.stem}-gates{part}.png")
             rows = report.gates(path, path.with_suffix(".csv"), subject, pictures,
                                 more(options.gates))
-            print(f"gates:        {path}, {path.with_suffix('.csv').name}", markdown(rows),
+            print(f"gates:        {path}, {path.with_suffix('.csv').name}", records_table(rows),
                   sep="\n\n", end="\n\n")
         if options.faithfulness:
             path = output.with_name(f"{output.stem}-faithfulness.csv")
             rows = report.faithfulness(path, subjects, more(options.faithfulness),
                                        options.method, options.layer, label)
-            print(f"faithfulness: {path}", markdown(rows), sep="\n\n")
+            print(f"faithfulness: {path}", records_table(rows), sep="\n\n")
     except OSError as error:
         raise UserError(f"cannot write {error.filename or output.parent}: "
                         f"{error.strerror}") from None

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.workloads import GROUPS
-from common.arguments import Parser, names, positive_int, replaced
+from common.arguments import Parser, check_known, names, positive_int, replaced
 from common.errors import UserError, run_script
 from common.files import write_text
-from common.tables import csv_text
+from common.interruption import stopping
+from common.tables import csv_text, markdown_table
 from common.threads import physical_cores
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +50,6 @@ _LINE_UP = {
     "inference": ("ours", *_EXPORTED, *_TORCH),
     "data": ("ours", "reference style", "PyTorch eager"),
 }
-_EVERYTHING = (*GROUPS, "latency", "start-up")
 _BESIDE = ("ours", "ours, spinning", "ours, PyTorch", "PyTorch eager",
            "PyTorch compiled channels_last")
 
@@ -168,10 +168,10 @@ def _end(number, _):
     sys.exit(128 + number)
 
 
-# ---- start-up ---------------------------------------------------------------------------------
+# ---- start-up and latency -----------------------------------------------------------------------
 
 def start_up(options):
-    """Seconds to `--help`, and to the end of the first training step of b = 3."""
+    """The table of seconds to `--help`, and to the end of the first training step of b = 3."""
     script = str(_ROOT / "train_cifar.py")
     seconds = {"--help": _median_seconds([sys.executable, script, "--help"], options.rounds),
                "first step of b = 3": _first_step([sys.executable, script], options)}
@@ -181,19 +181,20 @@ def start_up(options):
             [*torch, "--no-compile"], options)
         _first_step(torch, replaced(options, rounds=1))    # compiles for the first time
         seconds["the same with --engine pytorch, compiled before"] = _first_step(torch, options)
-    return seconds
+    return _part("start-up", markdown_table(["<until", "seconds"], [
+        [what, f"{each:.2f}"] for what, each in seconds.items()]))
 
 
 def latency(options):
     """The table of what each unit costs, for each runtime; or why there is none."""
-    lines = ["### latency"]
+    tables = []
     for title, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
         child = subprocess.run([sys.executable, "-m", "benchmarks.latency", "--runtime", runtime,
                                 "--rounds", str(options.rounds)], cwd=_ROOT, text=True,
                                capture_output=True)
-        lines += [f"{title}:", child.stdout if child.returncode == 0 else
-                  child.stderr.strip().splitlines()[-1]]
-    return "\n\n".join(lines)
+        tables += [f"{title}:", child.stdout if child.returncode == 0 else
+                   child.stderr.strip().splitlines()[-1]]
+    return _part("latency", *tables)
 
 
 def _median_seconds(command, rounds):
@@ -246,39 +247,36 @@ def _read_until(wanted, terminal):
 
 # ---- what is written --------------------------------------------------------------------------
 
+def _part(title, *blocks):
+    return "\n\n".join([f"### {title}", *blocks])
+
+
 def markdown(name, contestants):
     """A table of one workload: medians, spread, ratio of our best to each."""
     ours = max((each for each in contestants if each.name.startswith("ours") and each.rates),
                key=lambda each: each.median, default=contestants[0])
-    lines = [f"### {name}", "", f"{ours.num_params:,} trained parameters each" if all(
-        each.num_params == ours.num_params for each in contestants if not each.problem)
+    sizes = f"{ours.num_params:,} trained parameters each" if all(
+        each.num_params == ours.num_params for each in contestants if not each.problem) \
         else "trained parameters: " + ", ".join(f"{each.name} {each.num_params:,}"
-                                                for each in contestants), "",
-        f"| contestant | images/s | lowest to highest | {ours.name} is | peak MiB |",
-        "|---|---:|---:|---:|---:|"]
-    for each in contestants:
-        if each.problem:
-            lines.append(f"| {each.name} | {each.problem[:90]} | | | |")
-            continue
-        lines.append(f"| {each.name} | {_rate(each.median)} | {_rate(min(each.rates))} to "
-                     f"{_rate(max(each.rates))} | {ours.median / each.median:.2f} x | "
-                     f"{each.peak_mib:,.0f} |")
-    return "\n".join(lines) + "\n"
+                                                for each in contestants)
+    return _part(name, sizes, markdown_table(
+        ["<contestant", "images/s", "lowest to highest", f"{ours.name} is", "peak MiB"],
+        [[each.name, each.problem[:90], "", "", ""] if each.problem else
+         [each.name, _rate(each.median), f"{_rate(min(each.rates))} to {_rate(max(each.rates))}",
+          f"{ours.median / each.median:.2f} x", f"{each.peak_mib:,.0f}"]
+         for each in contestants]))
 
 
 def beside_markdown(name, contestants):
     """A table of one workload: medians alone and beside a busy process."""
-    lines = [f"### {name}, beside a process that keeps a core busy", "",
-             "| contestant | images/s alone | beside | of that is left | ours beside is |",
-             "|---|---:|---:|---:|---:|"]
-    ours = contestants[1]
+    ours, rows = contestants[1], []
     for alone, beside in zip(contestants[::2], contestants[1::2]):
         problem = alone.problem or beside.problem
-        lines.append(f"| {alone.name} | {problem[:90]} | | | |" if problem else
-                     f"| {alone.name} | {_rate(alone.median)} | {_rate(beside.median)} | "
-                     f"{beside.median / alone.median:.0%} | "
-                     f"{ours.median / beside.median:.2f} x |")
-    return "\n".join(lines) + "\n"
+        rows.append([alone.name, problem[:90], "", "", ""] if problem else [
+            alone.name, _rate(alone.median), _rate(beside.median),
+            f"{beside.median / alone.median:.0%}", f"{ours.median / beside.median:.2f} x"])
+    return _part(f"{name}, beside a process that keeps a core busy", markdown_table(
+        ["<contestant", "images/s alone", "beside", "of that is left", "ours beside is"], rows))
 
 
 def _rate(images_per_s):
@@ -320,6 +318,11 @@ def table_csv(results):
           for number, rate in enumerate(each.rates, 1)))
 
 
+# What has no contestants.
+_ALONE = {"latency": latency, "start-up": start_up}
+_EVERYTHING = (*GROUPS, *_ALONE)
+
+
 def make_parser():
     parser = Parser(prog="benchmarks.bench", description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -333,13 +336,21 @@ def make_parser():
     return parser
 
 
+def measure(group, options, results):
+    """Yield the parts of the report that a group makes; its rounds are added to `results`."""
+    if group in _ALONE:
+        yield _ALONE[group](options)
+    for name, workload in GROUPS.get(group, {}).items():
+        results[name] = contest(name, workload, options)
+        yield (beside_markdown if workload.beside else markdown)(name, results[name])
+
+
 def main(argv=None):
     options = make_parser().parse_args(argv)
     groups = options.only or _EVERYTHING
-    unknown = [group for group in groups if group not in _EVERYTHING]
-    if unknown:
-        raise UserError(f"--only knows {', '.join(_EVERYTHING)}, not {unknown[0]}")
-    signal.signal(signal.SIGTERM, _end)
+    check_known("--only", groups, _EVERYTHING)
+    for number in {*stopping()} - {signal.SIGINT}:    # Ctrl-C ends in order by itself
+        signal.signal(number, _end)
     if not Path(options.torch_python).is_file():
         show(f"PyTorch is left out: there is no {options.torch_python}; `make bench` installs it")
         options = replaced(options, torch_python=None)
@@ -347,20 +358,10 @@ def main(argv=None):
     out.mkdir(parents=True, exist_ok=True)
     results, parts = {}, [machine(options)]
     for group in groups:
-        for name, workload in GROUPS.get(group, {}).items():
-            results[name] = contest(name, workload, options)
-            table = beside_markdown if workload.beside else markdown
-            parts.append(table(name, results[name]))
+        for part in measure(group, options, results):
+            parts.append(part + "\n")
             show("")
             print(parts[-1], flush=True)
-        if group == "latency":
-            parts.append(latency(options))
-            print(parts[-1])
-        if group == "start-up":
-            parts.append("### start-up\n\n| until | seconds |\n|---|---:|\n" + "\n".join(
-                f"| {what} | {seconds:.2f} |" for what, seconds in start_up(options).items())
-                + "\n")
-            print(parts[-1])
         # After every group: a long run that is broken off leaves what it has.
         write_text(out / "results.md", "\n\n".join(parts))
         write_text(out / "results.csv", table_csv(results))

@@ -10,10 +10,10 @@ import statistics
 import sys
 import time
 
-from common.arguments import Parser, names, positive_int
-from common.errors import UserError, run_script
+from common.arguments import Parser, check_known, names, positive_int
+from common.errors import run_script
+from common.tables import records_table
 from common.threads import set_threads
-from explain.tables import markdown
 
 _IMAGES = 10    # in a round
 
@@ -41,11 +41,9 @@ def measure(units, runtime, rounds):
 
     kinds = {**dict.fromkeys(list_activations(), "activation"),
              **dict.fromkeys(list_attentions(), "attention")}
-    unknown = [unit for unit in units or () if unit not in kinds]
-    if unknown:
-        raise UserError(f"--units knows {', '.join(kinds)}, not {unknown[0]}")
-    networks = {}
-    for name in dict.fromkeys(("relu", *(units or kinds))):
+    units, networks = units or kinds, {}
+    check_known("--units", units, kinds)
+    for name in dict.fromkeys(("relu", *units)):
         options = {kinds[name]: name}
         print(f"preparing {name}", file=sys.stderr)
         networks[name] = prepared(options, runtime)
@@ -75,7 +73,7 @@ def make_parser():
 def main(argv=None):
     options = make_parser().parse_args(argv)
     set_threads()
-    print(markdown(list(measure(options.units, options.runtime, options.rounds))))
+    print(records_table(list(measure(options.units, options.runtime, options.rounds))))
     return 0
 
 

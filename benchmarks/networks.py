@@ -6,8 +6,8 @@ from mxnet import autograd, gluon, nd
 
 from model import get_model
 
-__all__ = ["build", "count_trained", "exported", "fixed_steps", "make_trainer", "new_network",
-           "random_images"]
+__all__ = ["build", "count_trained", "exported", "new_network", "random_images",
+           "training_step"]
 
 
 def new_network(workload):
@@ -43,12 +43,6 @@ def exported(net, image, runtime, precision="float32"):
     return RUNTIMES[runtime](file.SerializeToString(), file.graph.input[0].name, precision)
 
 
-def make_trainer(net):
-    return gluon.Trainer(net.collect_params(), "nag",
-                         {"learning_rate": 0.1, "momentum": 0.9, "wd": 1e-4},
-                         update_on_kvstore=False)
-
-
 def random_images(workload):
     """Normalised images, float32 (N, 3, H, W), and labels (N,)."""
     generator = np.random.default_rng(0)
@@ -57,16 +51,18 @@ def random_images(workload):
             np.arange(workload.batch_size, dtype=np.float32) % workload.classes)
 
 
-def fixed_steps(net, images, labels, steps):
-    """A function that trains `net` for so many steps on one batch, and waits for their end."""
-    trainer, loss = make_trainer(net), gluon.loss.SoftmaxCrossEntropyLoss()
-    images, labels = nd.array(images), nd.array(labels)
+def training_step(net):
+    """A function that updates a network by a batch; it returns logits and losses."""
+    trainer = gluon.Trainer(net.collect_params(), "nag",
+                            {"learning_rate": 0.1, "momentum": 0.9, "wd": 1e-4},
+                            update_on_kvstore=False)
+    loss = gluon.loss.SoftmaxCrossEntropyLoss()
 
-    def run():
-        for _ in range(steps):
-            with autograd.record():
-                losses = loss(net(images), labels)
-            losses.backward()
-            trainer.step(len(images))
-        nd.waitall()
-    return run
+    def step(images, labels):
+        with autograd.record():
+            logits = net(images)
+            losses = loss(logits, labels)
+        losses.backward()
+        trainer.step(len(images))
+        return logits, losses
+    return step

@@ -11,10 +11,11 @@ from mxnet import nd  # noqa: E402
 from benchmarks.networks import (  # noqa: E402
     build,
     exported,
-    fixed_steps,
     new_network,
     random_images,
+    training_step,
 )
+from benchmarks.workloads import for_each  # noqa: E402
 from data import get_dataset  # noqa: E402
 from data.batches import Batches, Preparation  # noqa: E402
 from data.cifar import MEAN, STD  # noqa: E402
@@ -30,11 +31,11 @@ __all__ = ["prepare"]
 
 
 def prepare(mode, workload, data_dir):
-    if mode in ("gluon", "step"):
-        return _KINDS[mode if mode == "step" else workload.kind](workload, data_dir)
     engine, _, precision = mode.partition(" ")
-    if engine.startswith("pytorch"):
-        kind = "step" if engine == "pytorch-step" else workload.kind
+    kind = "step" if engine.endswith("step") else workload.kind
+    if engine in ("gluon", "step"):
+        return _KINDS[kind](workload, data_dir)
+    if engine in ("pytorch", "pytorch-step"):
         return _on_pytorch(kind, workload, precision, data_dir)
     return _exported(workload, engine, precision)
 
@@ -82,17 +83,25 @@ def _epochs(engine, workload, data_dir):
 
 def _step(workload, _):
     net, num_params = _compiled(workload)
-    return num_params, fixed_steps(net, *random_images(workload), workload.steps)
+    batch = tuple(map(nd.array, random_images(workload)))
+    return num_params, for_each([batch] * workload.steps, training_step(net), nd.waitall)
+
+
+def _predictions(workload, predict):
+    """A function that predicts the workload's number of batches."""
+    return for_each([random_images(workload)] * workload.steps, lambda images, _: predict(images))
 
 
 def _inference(workload, _):
     net, num_params = _compiled(workload)
-    images, _ = random_images(workload)
+    return num_params, _predictions(workload, lambda images: net(nd.array(images)).asnumpy())
 
-    def run():
-        for _ in range(workload.steps):
-            net(nd.array(images)).asnumpy()
-    return num_params, run
+
+def _exported(workload, runtime, precision):
+    net, num_params = build(workload)
+    image = random_images(workload)[0][:1]
+    return num_params, _predictions(workload,
+                                    exported(net, image, runtime, precision or "float32"))
 
 
 def _on_pytorch(kind, workload, dtype, data_dir):
@@ -107,27 +116,15 @@ def _on_pytorch(kind, workload, dtype, data_dir):
     images = np.random.default_rng(0).integers(
         0, 256, (workload.batch_size, 3, size, size), np.uint8)
     labels = np.arange(workload.batch_size, dtype=np.int32) % workload.classes
-
-    def train():
-        for step in range(workload.steps):
-            engine.learn((images, labels), (0, step), {"weights": 0.1})
-        engine.collect()
+    if kind == "step":
+        return num_params, for_each(
+            [((images, labels), (0, step), {"weights": 0.1}) for step in range(workload.steps)],
+            engine.learn, engine.collect)
 
     def predict():
         for _ in engine.predict([images] * workload.steps, workload.batch_size):
             pass
-    return num_params, {"step": train, "inference": predict}[kind]
-
-
-def _exported(workload, runtime, precision):
-    net, num_params = build(workload)
-    images, _ = random_images(workload)
-    predict = exported(net, images[:1], runtime, precision or "float32")
-
-    def run():
-        for _ in range(workload.steps):
-            predict(images)
-    return num_params, run
+    return num_params, predict
 
 
 def _data(workload, data_dir):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks.torch_networks import UNITS, CIFARResNet, ResNet50V1b
+from benchmarks.workloads import for_each
 from data import get_dataset
 
 __all__ = ["prepare"]
@@ -73,52 +74,24 @@ def _training(mode, workload):
     return net.num_params, train
 
 
+def _inference(mode, workload):
+    net = _Network(mode, workload)
+    net.net.eval()
+
+    @torch.inference_mode()
+    def predict(images, _):
+        net(images).float().numpy()
+    return net.num_params, predict
+
+
 def _fixed(workload):
     shape = (workload.batch_size, 3, workload.image_size, workload.image_size)
     return torch.randn(shape), torch.arange(workload.batch_size) % workload.classes
 
 
 def prepare(mode, workload, data_dir):
-    return {"pipeline": _pipeline, "step": _step, "inference": _inference,
-            "data": _data}[workload.kind](mode, workload, data_dir)
-
-
-def _pipeline(mode, workload, data_dir):
-    loader = _loader(workload, data_dir)
-    num_params, train = _training(mode, workload)
-
-    def run():
-        for images, labels in loader:
-            train(images, labels)
-    return num_params, run
-
-
-def _step(mode, workload, _):
-    num_params, train = _training(mode, workload)
-    images, labels = _fixed(workload)
-
-    def run():
-        for _ in range(workload.steps):
-            train(images, labels)
-    return num_params, run
-
-
-def _inference(mode, workload, _):
-    net = _Network(mode, workload)
-    net.net.eval()
-    images, _ = _fixed(workload)
-
-    def run():
-        with torch.inference_mode():
-            for _ in range(workload.steps):
-                net(images).float().numpy()
-    return net.num_params, run
-
-
-def _data(_, workload, data_dir):
-    loader = _loader(workload, data_dir)
-
-    def run():
-        for _ in loader:
-            pass
-    return 0, run
+    num_params, use = {"inference": _inference, "data": lambda *_: (0, lambda *batch: None)}.get(
+        workload.kind, _training)(mode, workload)
+    batches = (_loader(workload, data_dir) if workload.kind in ("pipeline", "data")
+               else [_fixed(workload)] * workload.steps)
+    return num_params, for_each(batches, use)

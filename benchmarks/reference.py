@@ -7,10 +7,11 @@ MXNet takes by itself. Same networks as ours.
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon, nd
+from mxnet import gluon, nd
 from mxnet.gluon.data.vision import transforms
 
-from benchmarks.networks import build, make_trainer, random_images
+from benchmarks.networks import build, random_images, training_step
+from benchmarks.workloads import for_each
 from data import get_dataset
 
 __all__ = ["prepare"]
@@ -40,50 +41,24 @@ def _loader(workload, data_dir):
 
 
 def prepare(_, workload, data_dir):
-    return {"pipeline": _pipeline, "step": _step, "data": _data}[workload.kind](workload, data_dir)
+    num_params, use = (0, _await) if workload.kind == "data" else _training(workload)
+    batches = ([tuple(map(nd.array, random_images(workload)))] * workload.steps
+               if workload.kind == "step" else _loader(workload, data_dir))
+    return num_params, for_each(batches, use)
+
+
+def _await(images, _):
+    images.wait_to_read()
 
 
 def _training(workload):
     net, num_params = build(workload)
     net.hybridize()
-    trainer, loss = make_trainer(net), gluon.loss.SoftmaxCrossEntropyLoss()
-    metric = mx.metric.Accuracy()
+    step, metric = training_step(net), mx.metric.Accuracy()
 
-    def train(images, labels):
-        with autograd.record():
-            logits = net(images)
-            losses = loss(logits, labels)
-        losses.backward()
-        trainer.step(len(labels))
+    def train(*batch):
+        images, labels = (each.as_in_context(mx.cpu()) for each in batch)
+        logits, losses = step(images, labels)
         metric.update([labels], [logits])
         return float(losses.sum().asscalar())
     return num_params, train
-
-
-def _pipeline(workload, data_dir):
-    loader = _loader(workload, data_dir)
-    num_params, train = _training(workload)
-
-    def run():
-        for batch in loader:
-            train(*(each.as_in_context(mx.cpu()) for each in batch))
-    return num_params, run
-
-
-def _step(workload, _):
-    num_params, train = _training(workload)
-    images, labels = map(nd.array, random_images(workload))
-
-    def run():
-        for _ in range(workload.steps):
-            train(images, labels)
-    return num_params, run
-
-
-def _data(workload, data_dir):
-    loader = _loader(workload, data_dir)
-
-    def run():
-        for images, _ in loader:
-            images.wait_to_read()
-    return 0, run

@@ -1,7 +1,7 @@
 """What is measured, by name. Read by every contestant, in whichever environment it runs."""
 from dataclasses import dataclass
 
-__all__ = ["Workload", "WORKLOADS", "GROUPS"]
+__all__ = ["Workload", "WORKLOADS", "GROUPS", "for_each"]
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,13 @@ GROUPS = {
     "data": {"data": Workload("data", batch_size=128, steps=100)},
 }
 WORKLOADS = {name: workload for group in GROUPS.values() for name, workload in group.items()}
+
+
+def for_each(batches, use, wait=None):
+    """A function that works through one round: uses each batch, and waits for the end of it all."""
+    def run():
+        for batch in batches:
+            use(*batch)
+        if wait:
+            wait()
+    return run

@@ -12,10 +12,10 @@ import struct
 from .errors import UserError
 from .files import read_json
 
-__all__ = ["RECORDED_THREADS", "Parser", "Scope", "as_arguments", "epochs", "fraction",
-           "given", "list_of", "milestones", "names", "natural", "network_size", "non_negative",
-           "positive_float", "positive_fraction", "positive_int", "replaced", "seed",
-           "threads", "whole_number"]
+__all__ = ["RECORDED_THREADS", "Parser", "Scope", "as_arguments", "check_known", "epochs",
+           "fraction", "given", "list_of", "milestones", "names", "natural", "network_size",
+           "non_negative", "positive_float", "positive_fraction", "positive_int", "replaced",
+           "seed", "threads", "whole_number"]
 
 
 class Scope(enum.Flag):
@@ -115,6 +115,13 @@ def names(text):
     if not all(parts):
         raise argparse.ArgumentTypeError(f"must be names separated by commas, not '{text}'")
     return parts
+
+
+def check_known(flag, chosen, known):
+    """Raise UserError if an option names something that is not known."""
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise UserError(f"{flag} knows {', '.join(known)}, not {unknown[0]}")
 
 
 # ---- the parser ----------------------------------------------------------------------------

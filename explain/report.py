@@ -3,13 +3,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from common.files import write_text
+from common.tables import csv_text
+
 from .cam import grad_cam
 from .faithfulness import measure
 from .figures import Caption, Column, draw_gallery, draw_gates
 from .gates import read_gates
 from .layers import default_layer, trace
 from .networks import class_name
-from .tables import write_csv
 
 __all__ = ["layer_lines", "gallery", "gates", "faithfulness"]
 
@@ -93,7 +95,7 @@ def gates(path, table, subject, pictures, images):
              "relu_on": layer.relu_on, "where_on": layer.when_on, "where_off": layer.when_off,
              **dict(zip(("var_channels", "var_images", "var_places"), map(float, layer.shares)))}
             for layer in counted]
-    write_csv(table, rows)
+    _write_csv(table, rows)
     return rows
 
 
@@ -112,5 +114,10 @@ def faithfulness(table, subjects, images, method, layer=None, label=None):
         rows.append({"network": subject.name, "layer": cam.layer,
                      **{key: value if key == "images" else float(value)
                         for key, value in found.summary().items()}})
-    write_csv(table, rows)
+    _write_csv(table, rows)
     return rows
+
+
+def _write_csv(path, rows):
+    """Write dicts with the same keys as CSV. Floats keep every bit."""
+    write_text(path, csv_text(rows[0], *(row.values() for row in rows)))

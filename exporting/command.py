@@ -226,7 +226,7 @@ def check(options, net, description, runners, data):
         candidates.append((name, exact, run, images if options.with_normalisation else inputs))
     print(f"{len(images):,} test images of {data[0].title}; threads: {set_threads()}")
     rows = compare(candidates, labels)
-    print("\n".join(table(rows, len(images))))
+    print(table(rows, len(images)))
     problem = warning(rows, len(images), _TOLERANCES[options.format])
     if problem:
         raise UserError(problem)

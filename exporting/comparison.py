@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.tables import text_table
+
 __all__ = ["Row", "compare", "difference", "table", "warning"]
 
 _SPEED_BATCHES = (1, 128)
@@ -91,15 +93,11 @@ def compare(candidates, labels):
 
 
 def table(rows, count):
-    """The rows as lines of text."""
-    width = max(len(row.name) for row in rows)
-    lines = [f"{'':{width}}   top-1 %   same top-1   difference"
-             + "".join(f"   img/s at {size:>3}" for size in _SPEED_BATCHES)]
-    for row in rows:
-        lines.append(f"{row.name:{width}}   {100 * row.accuracy:7.2f}   "
-                     f"{row.agreeing:>5,}/{count:<5,}  {row.difference:10.1e}"
-                     + "".join(f"   {speed:12,.0f}" for speed in row.speeds))
-    return lines
+    """The rows as text."""
+    return text_table(
+        ["<", "top-1 %", "same top-1", "difference", *(f"img/s at {n}" for n in _SPEED_BATCHES)],
+        [[row.name, f"{100 * row.accuracy:.2f}", f"{row.agreeing:,}/{count:,}",
+          f"{row.difference:.1e}", *(f"{speed:,.0f}" for speed in row.speeds)] for row in rows])
 
 
 def warning(rows, count, tolerance):

@@ -5,7 +5,7 @@ from collections import namedtuple
 from functools import cache
 
 from common.errors import UserError
-from common.tables import csv_text, markdown_text
+from common.tables import csv_text, markdown_table, markdown_text
 from runs.trained import count_outputs
 
 from .means import mean, paired_difference
@@ -327,16 +327,8 @@ def released_table(scored):
 
 def to_markdown(table):
     """The table with its title and notes, columns aligned in the text too."""
-    left = [name.startswith("<") for name in table.header]
-    cells = [[markdown_text(name.lstrip("<")) for name in table.header],
-             *([markdown_text(cell) for cell in row] for row in table.rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(left))]
-    lines = [[cell.ljust(width) if flush else cell.rjust(width)
-              for cell, width, flush in zip(row, widths, left)] for row in cells]
-    rule = ["-" * width if flush else "-" * (width - 1) + ":" for width, flush in
-            zip(widths, left)]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
-    return "\n".join([f"## {markdown_text(table.title)}", "", body, "",
+    return "\n".join([f"## {markdown_text(table.title)}", "",
+                      markdown_table(table.header, table.rows), "",
                       *(f"- {markdown_text(note)}" for note in table.notes)]) + "\n"
 
 

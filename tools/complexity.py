@@ -14,6 +14,7 @@ from functools import partial
 
 from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
+from common.tables import markdown_table, text_table
 from runs.options import add_cifar_network_options, add_v1b_options
 
 __all__ = ["TableRow", "table_rows", "measure_table", "format_layers", "format_table", "main"]
@@ -82,28 +83,17 @@ def measure_table(rows=None):
 
 # ---------------------------------------------------------------- text
 
-def _format_rows(header, rows, style):
-    """A table whose first column is flush left, the others flush right."""
-    cells = [header, *rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [[row[0].ljust(widths[0]), *(cell.rjust(widths[i + 1])
-                                         for i, cell in enumerate(row[1:]))] for row in cells]
-    if style == "markdown":
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join(["  ".join(lines[0]).rstrip(), rule,
-                      *("  ".join(line).rstrip() for line in lines[1:])])
+_TABLES = {"text": text_table, "markdown": markdown_table}
 
 
 def format_layers(complexity, style="text"):
     """The layer table of a `Complexity`, and its totals below."""
-    header = ["layer", "operator", "output", "parameters", "multiply-adds", "paper's rule"]
+    header = ["<layer", "operator", "output", "parameters", "multiply-adds", "paper's rule"]
     rows = [[layer.name, layer.op, "x".join(map(str, layer.output_shape)),
              *(f"{value:,}" for value in layer[3:])] for layer in complexity.layers]
     total = complexity
     return "\n".join([
-        _format_rows(header, rows, style), "",
+        _TABLES[style](header, rows), "",
         f"parameters: {total.num_params:,} trained, "
         f"{total.num_params_with_statistics:,} with running statistics"
         f"{'' if style == 'text' else '  '}",
@@ -113,7 +103,7 @@ def format_layers(complexity, style="text"):
 
 def format_table(measured, style="text"):
     """The paper's table beside what was measured, with a note for every row that differs."""
-    header = ["network", "params M", "with stat. M", "published M", "diff. %",
+    header = ["<network", "params M", "with stat. M", "published M", "diff. %",
               "GFLOPs", "paper's rule", "published"]
     rows, notes = [], []
     for row, total in measured:
@@ -127,7 +117,7 @@ def format_table(measured, style="text"):
         notes.extend(_row_notes(row, total, difference))
     mark = "- " if style == "markdown" else "  "
     return "\n".join([
-        _format_rows(header, rows, style), "",
+        _TABLES[style](header, rows), "",
         "GFLOPs: billions of multiply-adds, each counted once, for one image. Paper's rule: see "
         "graph/cost.py.",
         "28.0*: the published figure counts the running statistics.",
@@ -168,7 +158,7 @@ def parse_args(argv=None):
     parser.add_argument("--input-size", type=positive_int, metavar="N",
                         help="side of the image in pixels (default: 32 for CIFAR networks, "
                              "else 224)")
-    parser.add_argument("--format", choices=("text", "markdown"), default="text",
+    parser.add_argument("--format", choices=tuple(_TABLES), default="text",
                         help="how tables are written (default: text)")
     network = add_cifar_network_options(parser, model=None)
     add_v1b_options(network)
