@@ -76,7 +76,7 @@ def main(argv=None):
         models = command.make_models(options, net, description, size, data)
         command.write_onnx(models, outputs)
         if options.check:
-            command.check_onnx(options, net, description, models, data)
+            command.check(options, net, description, command.onnx_runners(models), data)
     elif options.format == "pytorch":
         command.write_pytorch(net, outputs, size, description)
         if options.check:

@@ -14,8 +14,9 @@ from pathlib import Path
 from .errors import FileError, MissingFile
 
 __all__ = ["home_path", "open_file", "open_to_append", "read_bytes", "read_text", "append_rows",
-           "replacing", "scratch_folder", "write_text", "write_json", "read_json", "sha256",
-           "sync_folder", "leftover_of", "check_not_input", "make_writable", "reason", "writing"]
+           "replacing", "scratch_folder", "write_bytes", "write_text", "write_json", "read_json",
+           "sha256", "sync_folder", "leftover_of", "check_not_input", "make_writable", "reason",
+           "writing"]
 
 _MOST_JSON_BYTES = 1 << 26
 
@@ -119,10 +120,15 @@ def _remove_left(folder, ours):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def write_bytes(path, content):
+    """Write a file, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path, text):
     """Write a text file, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path, content):

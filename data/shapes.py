@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from common.errors import DataError, FileError, run_script
-from common.files import home_path, replacing
+from common.files import home_path, write_bytes, write_text
 from data.dataset import DATASETS, Dataset, ImageSet
 
 __all__ = ["CLASS_NAMES", "MEAN", "STD", "load_shapes", "draw_split", "write_cifar_files"]
@@ -93,9 +93,9 @@ def write_cifar_files(folder, train, test):
     step = -(-len(train) // _BATCH_FILES)
     for number in range(_BATCH_FILES):
         part = train.take(slice(number * step, (number + 1) * step))
-        _write(folder / f"data_batch_{number + 1}.bin", _records(part))
-    _write(folder / "test_batch.bin", _records(test))
-    _write(folder / "batches.meta.txt", "".join(f"{name}\n" for name in CLASS_NAMES).encode())
+        write_bytes(folder / f"data_batch_{number + 1}.bin", _records(part))
+    write_bytes(folder / "test_batch.bin", _records(test))
+    write_text(folder / "batches.meta.txt", "".join(f"{name}\n" for name in CLASS_NAMES))
 
 
 def _records(image_set):
@@ -107,11 +107,6 @@ def _records(image_set):
     records[:, 0] = image_set.labels
     records[:, 1:] = image_set.images.reshape(count, -1)
     return records.tobytes()
-
-
-def _write(path, content):
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def parse_args(argv=None):

@@ -1,19 +1,19 @@
 """From export.py's options to the files that it writes, and their check."""
-import contextlib
 import itertools
 import os
+from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import check_not_input, home_path, sha256, write_text
+from common.files import check_not_input, home_path, sha256, write_bytes, write_text, writing
 from common.params import write_params
 from common.threads import set_threads
 from data import list_datasets
 from runs.evaluation import open_data
 from runs.trained import count_outputs
 
-__all__ = ["check_onnx", "check_options", "check_pytorch", "complete", "find_outputs",
-           "image_size", "make_models", "require_packages", "write_mxnet", "write_onnx",
+__all__ = ["check", "check_options", "check_pytorch", "complete", "find_outputs", "image_size",
+           "make_models", "onnx_runners", "require_packages", "write_mxnet", "write_onnx",
            "write_pytorch"]
 
 _CALIBRATION_BATCH, _CALIBRATION_IMAGES = 64, 512
@@ -59,19 +59,16 @@ def find_outputs(options):
         outputs = [stem.with_name(stem.name + ending) for ending in _PYTORCH_ENDINGS]
     else:
         outputs = [base, base.with_name(f"{base.stem}.int8{base.suffix}")][:1 + options.int8]
+    # The parameters' description is read, too.
+    inputs = [path for path in (options.params, Path(options.params).with_suffix(".json"),
+                                options.rec_val, options.rec_val_idx) if path]
     for path in outputs:
         if os.path.isdir(path):
             raise UserError(f"{path} is a folder; name a file with --output")
-        check_not_input(path, *inputs(options))
+        check_not_input(path, *inputs)
         if os.path.lexists(path) and not options.overwrite:
             raise UserError(f"{path} exists; give --overwrite to replace it")
     return outputs
-
-
-def inputs(options):
-    """The files that are read, the parameters' description among them."""
-    return [path for path in (options.params, Path(options.params).with_suffix(".json"),
-                              options.rec_val, options.rec_val_idx) if path]
 
 
 def complete(description, options, data):
@@ -148,28 +145,21 @@ def normalised(images, description):
     return Normalize(source["mean"], source["std"])(images, mx.cpu()).asnumpy()
 
 
-@contextlib.contextmanager
-def writing(path):
-    """Have a folder for a file; what the system refuses becomes a UserError."""
-    try:
+def write(path, writer, about=""):
+    """Have a file written, in a folder that is made for it, and say so."""
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+        writer()
+    print(f"{path}: {path.stat().st_size:,} bytes{about}")
 
 
 def write_onnx(models, outputs):
     """Write the models and say what they are."""
-    from exporting.onnx_file import write_model
-
     for model, path in zip(models, outputs):
-        with writing(path):
-            write_model(model, path)
-        print(f"{path}: {path.stat().st_size:,} bytes, ONNX opset "
-              f"{model.opset_import[0].version}, {len(model.graph.node)} nodes")
-        if model is models[0]:
-            print(f"  input  {shown(model.graph.input[0])}")
-            print(f"  output {shown(model.graph.output[0])}")
+        write(path, partial(write_bytes, path, model.SerializeToString()),
+              f", ONNX opset {model.opset_import[0].version}, {len(model.graph.node)} nodes")
+    print(f"  input  {shown(models[0].graph.input[0])}")
+    print(f"  output {shown(models[0].graph.output[0])}")
 
 
 def shown(value):
@@ -185,14 +175,11 @@ def write_mxnet(net, outputs, size):
     from graph.graph import read_arrays, trace
 
     graph, params = trace(net, (3, size, size)), read_arrays(net)
-    symbol = graph.to_symbol({"data": "images"})
+    symbol = graph.to_symbol({"data": "images"}).tojson()
     arrays = {f"{'aux' if node.op == 'state' else 'arg'}:{name}": params[name]
               for name, node in graph.variables.items()}
-    with writing(outputs[0]):
-        write_params(outputs[1], arrays)
-        write_text(outputs[0], symbol.tojson())
-    for path in outputs:
-        print(f"{path}: {path.stat().st_size:,} bytes")
+    write(outputs[1], partial(write_params, outputs[1], arrays))
+    write(outputs[0], partial(write_text, outputs[0], symbol))
     print(f"  load: mxnet.gluon.SymbolBlock.imports('{outputs[0]}', ['images'], '{outputs[1]}')\n"
           f"  input  images (batch, 3, {size}, {size}) float32, normalised")
 
@@ -203,10 +190,8 @@ def write_pytorch(net, outputs, size, description):
     from graph.graph import read_arrays, trace
 
     graph, arrays = trace(net, (3, size, size)), read_arrays(net)
-    for path, write in zip(outputs, writers(graph, arrays, description, outputs)):
-        with writing(path):
-            write()
-        print(f"{path}: {path.stat().st_size:,} bytes")
+    for path, writer in zip(outputs, writers(graph, arrays, description, outputs)):
+        write(path, writer)
     print(outputs[-1].read_text(encoding="utf-8"), end="")
 
 
@@ -231,11 +216,6 @@ def check(options, net, description, runners, data):
     if problem:
         raise UserError(problem)
     return inputs, labels
-
-
-def check_onnx(options, net, description, models, data):
-    """Check ONNX models."""
-    check(options, net, description, onnx_runners(models), data)
 
 
 def check_pytorch(options, net, description, outputs, data):

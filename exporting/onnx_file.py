@@ -12,11 +12,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from common.files import replacing
 from graph.graph import read_arrays, trace
 from graph.onnx import Unexportable, to_onnx
 
-__all__ = ["PREFIX", "make_model", "write_model"]
+__all__ = ["PREFIX", "make_model"]
 
 # Before the keys of our metadata.
 PREFIX = "attention-as-activation."
@@ -84,9 +83,3 @@ def _take_pixels(graph, mean, std):
     graph.node.extend(nodes)
     graph.ClearField("input")
     graph.input.append(helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, sizes))
-
-
-def write_model(model, path):
-    """Write an ONNX file, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from common.files import replacing, write_text
+from common.files import write_bytes, write_text
 from graph.graph import load, save
 from graph.pytorch import to_pytorch
 
@@ -91,11 +91,8 @@ def writers(graph, arrays, description, outputs):
     (program, sizes), content = make_program(graph, arrays), io.BytesIO()
     torch.export.save(program, content)
     lines = _readme(graph, sizes, description, weights.name, program_path.name)
-
-    def write_program():
-        with replacing(program_path) as temporary:
-            temporary.write_bytes(content.getbuffer())
-    return [lambda: save(weights, graph, arrays), write_program,
+    return [lambda: save(weights, graph, arrays),
+            lambda: write_bytes(program_path, content.getbuffer()),
             lambda: write_text(text_path, "\n".join(lines) + "\n")]
 
 
