@@ -13,6 +13,7 @@ from common.arguments import Parser, list_of, names, natural, positive_int, repl
 from common.errors import UserError, run_script
 from common.files import writing
 from common.threads import set_threads
+from reporting.page import check_png
 from reporting.report import count, grid_axes, make_folder, make_report, warn
 
 
@@ -83,7 +84,6 @@ def main(argv=None):
         raise UserError("--finished is of a grid: give --grid, or what it varies (see --help)")
     set_threads()
 
-    from reporting.page import check_png
     from reporting.runs import load_runs
 
     gallery = [(Path(path).name, check_png(path)) for path in options.gallery or ()]

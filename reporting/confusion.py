@@ -5,6 +5,7 @@ from argparse import Namespace
 import numpy as np
 
 from common.errors import UserError
+from common.tables import csv_text
 from runs.evaluation import make_predictor
 
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
@@ -84,7 +85,5 @@ def most_confused(matrix, names, count=5):
 
 def to_csv(matrix, names):
     """The counts, a row a true class."""
-    from .table import _csv
-
-    return _csv(["true \\ predicted", *names],
-                [[name, *map(int, row)] for name, row in zip(names, matrix)])
+    return csv_text(["true \\ predicted", *names],
+                    *([name, *map(int, row)] for name, row in zip(names, matrix)))

@@ -7,13 +7,14 @@ from common.errors import UserError
 from common.files import make_writable, write_text, writing
 from common.tables import markdown_text
 
+from .page import make_page, picture, section, table_section
+
 __all__ = ["count", "grid_axes", "make_folder", "make_report", "warn"]
 
 
 def make_report(options, runs, gallery=(), published=None):
     """Write everything under --out, and show the tables."""
     from reporting import table
-    from reporting.page import make_page, table_section
     from reporting.runs import configurations
 
     compared = configurations(runs, options.group or (), warn)
@@ -34,29 +35,19 @@ def make_report(options, runs, gallery=(), published=None):
     write_text(out / "configurations.csv", table.configuration_csv(compared))
     if baseline:
         write_text(out / "differences.csv", table.difference_csv(compared, baseline))
-    drawn = draw_figures(out, compared, published, table.val_name(runs))
 
     *first, last = map(table_section, tables)
-    write_text(out / "index.html", make_page(options.title, lead, [
-        *first, *picture_sections(options, runs, out, drawn, gallery), last]))
+    parts = [*first, *figure_sections(out, compared, published, table.val_name(runs))]
+    if options.confusion:
+        parts.append(section("Confusion", confusions(options, runs, out),
+                             "Parameters of the best epoch, on the test images; percent of the "
+                             "true class."))
+    if gallery:
+        parts.append(section("Gallery", "\n".join(picture(content, name, name)
+                                                  for name, content in gallery)))
+    write_text(out / "index.html", make_page(options.title, lead, [*parts, last]))
     print(text)
     print(f"tables and figures: {out}\npage: {out / 'index.html'}")
-
-
-def draw_figures(out, compared, published, val_name):
-    """Draw what there is to see of the configurations; the names of the files."""
-    from reporting import figures, table
-
-    figures.draw_curves(compared, out / "curves.png", val_name)
-    drawn = ["curves.png"]
-    depths = table.depth_series(compared)
-    if depths:
-        figures.draw_depths(depths, out / "depths.png", val_name)
-        drawn.append("depths.png")
-    if published:
-        figures.draw_sizes(table.size_series(compared), published, out / "sizes.png", val_name)
-        drawn.append("sizes.png")
-    return drawn
 
 
 def default_baseline(options, compared):
@@ -67,31 +58,31 @@ def default_baseline(options, compared):
     return None
 
 
-def picture_sections(options, runs, out, drawn, gallery):
-    """The page's parts between the tables."""
-    from reporting.page import picture, section
+def figure_sections(out, compared, published, val_name):
+    """Draw what there is to see of the configurations; yields the page's parts that show it."""
+    from reporting import figures, table
 
-    if "sizes.png" in drawn:
-        yield section("Accuracy and size", picture(
-            (out / "sizes.png").read_bytes(), "accuracy against trained parameters",
-            "Means over seeds; bars are one standard deviation each way; hollow: published.",
-            density=1.5))
-    if "depths.png" in drawn:
-        yield section("Accuracy and depth", picture(
-            (out / "depths.png").read_bytes(), "accuracy against blocks per stage",
-            "Means over seeds at the last epoch; bars are one standard deviation each way.",
-            density=1.5))
-    yield section("Curves", picture(
-        (out / "curves.png").read_bytes(), "error and loss against the epoch",
-        "Lines are means over seeds, bands go from the smallest to the largest.",
-        density=1.25))
-    if options.confusion:
-        yield section("Confusion", confusions(options, runs, out),
-                      "Parameters of the best epoch, on the test images; percent of the true "
-                      "class.")
-    if gallery:
-        yield section("Gallery", "\n".join(picture(content, name, name)
-                                           for name, content in gallery))
+    bars = "bars are one standard deviation each way"
+    if published:
+        figures.draw_sizes(table.size_series(compared), published, out / "sizes.png", val_name)
+        yield figure_section("Accuracy and size", out / "sizes.png",
+                             "accuracy against trained parameters",
+                             f"Means over seeds; {bars}; hollow: published.")
+    depths = table.depth_series(compared)
+    if depths:
+        figures.draw_depths(depths, out / "depths.png", val_name)
+        yield figure_section("Accuracy and depth", out / "depths.png",
+                             "accuracy against blocks per stage",
+                             f"Means over seeds at the last epoch; {bars}.")
+    figures.draw_curves(compared, out / "curves.png", val_name)
+    yield figure_section("Curves", out / "curves.png", "error and loss against the epoch",
+                         "Lines are means over seeds, bands go from the smallest to the largest.",
+                         density=1.25)
+
+
+def figure_section(title, path, alternative, caption, density=1.5):
+    """The page's part that shows one figure."""
+    return section(title, picture(path.read_bytes(), alternative, caption, density))
 
 
 def confusions(options, runs, out):
@@ -99,7 +90,6 @@ def confusions(options, runs, out):
     from engines.devices import select_devices
     from reporting.confusion import evaluate_run, most_confused, to_csv
     from reporting.figures import draw_confusion
-    from reporting.page import picture
 
     devices, datasets, parts = select_devices(), {}, []
     for number, run in enumerate(runs):
@@ -115,9 +105,9 @@ def confusions(options, runs, out):
         pairs = ", ".join(f"{true} for {predicted} {100 * share:.1f} %"
                           for true, predicted, share in most_confused(matrix, names))
         accuracy = matrix.trace() / matrix.sum()
-        stated = run.test.get("best", run.best["val_accuracy"])
+        stated = run.accuracy("best")
         # Another data set under the same name, say; a rounding difference is a few images.
-        doubt = "" if abs(accuracy - stated) < 0.001 else (
+        doubt = "" if run.accuracy_is_of != "test" or abs(accuracy - stated) < 0.001 else (
             f" The run itself states {100 * stated:.2f} %: params or data are not what they were.")
         parts.append(picture(
             image.read_bytes(), f"confusion matrix of {run.name}",

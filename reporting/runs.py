@@ -174,7 +174,7 @@ def load_run(folder):
     DamagedRun
         If it is none, is not finished, or its files do not fit together.
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))    # "." has no name
     if not os.path.isdir(folder):
         raise DamagedRun("is no folder")
     config = _read(read_json, folder / "config.json", "is no run (no config.json)")

@@ -113,9 +113,7 @@ def common_recipe(runs):
 
 def run_table(runs, configurations):
     """One row a run."""
-    of = {id(run): configuration for configuration in configurations
-          for run in configuration.runs}
-    val = val_name(runs)
+    options, val = _options(configurations), val_name(runs)
     header = ["<run", "<network", "<units", "<options", "parameters", "MFLOPs",
               f"last: loss train / {val}", f"last: accuracy % train / {val}",
               "last: test accuracy %", "best epoch", f"best: loss train / {val}",
@@ -124,9 +122,8 @@ def run_table(runs, configurations):
     rows = []
     for run in runs:
         size = cost(run)
-        configuration = of.get(id(run))
         rows.append([
-            run.name, run.network, run.units, configuration.options if configuration else "",
+            run.name, run.network, run.units, options.get(id(run), ""),
             _range([size.num_params]), _millions([size.multiply_adds]),
             *_epoch_cells(run.last), _optional_percent(run.test.get("last")),
             str(run.best["epoch"] + 1), *_epoch_cells(run.best),
@@ -135,6 +132,11 @@ def run_table(runs, configurations):
     notes = [_selection_note(runs), _COST_NOTE,
              "images/s: training speed of the middle epoch, on the machine of the run."]
     return _without_empty_columns(Table("Runs", header, rows, notes))
+
+
+def _options(configurations):
+    """The options in words of each run that counts, by its `id`."""
+    return {id(run): each.options for each in configurations for run in each.runs}
 
 
 def _epoch_cells(row):
@@ -342,15 +344,14 @@ _EPOCH_FIGURES = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accu
 
 def run_csv(runs, configurations):
     """One row a run, numbers in full; accuracies are fractions, epochs count from 0."""
-    of = {id(run): configuration for configuration in configurations
-          for run in configuration.runs}
+    options = _options(configurations)
     header = ["run", "network", "units", "options", "seed", "epochs", "num_params",
               "multiply_adds", "images_per_s", "minutes", "val_name",
               *(f"{which}_{figure}" for which in ("last", "best") for figure in _EPOCH_FIGURES),
               "last_test_accuracy", "best_test_accuracy"]
     return _csv(header, [[
-        run.name, run.network, run.units, of[id(run)].options if id(run) in of else "", run.seed,
-        len(run.rows), *cost(run), run.images_per_s, run.minutes, run.val_name,
+        run.name, run.network, run.units, options.get(id(run), ""), run.seed, len(run.rows),
+        *cost(run), run.images_per_s, run.minutes, run.val_name,
         *(row[figure] for row in (run.last, run.best) for figure in _EPOCH_FIGURES),
         *(run.test.get(which) for which in ("last", "best"))] for run in runs])
 

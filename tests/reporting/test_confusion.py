@@ -1,10 +1,17 @@
+import json
+from types import SimpleNamespace
+
 import mxnet as mx
 import numpy as np
+import pytest
 
 from data import ImageSet
 from data.batches import Batches
 from engines.gluon import GluonPredictor, Normalize
 from reporting.confusion import confusion_matrix, most_confused, to_csv
+from reporting.report import confusions
+from reporting.runs import load_run
+from tests.reporting.run_folders import write_run
 
 
 class _Brightness(mx.gluon.nn.HybridBlock):
@@ -27,3 +34,15 @@ def test_every_image_counts_once_under_its_class():
         ("dark", "bright", 0.5), ("grey", "dark", 1 / 3)]
     assert to_csv(matrix, ["dark", "grey", "a,b"]).splitlines()[1:] == [
         "dark,1,0,1", "grey,1,2,0", '"a,b",0,0,2']
+
+
+@pytest.mark.parametrize("of, doubted", [("test", True), ("validation", False)])
+def test_only_an_accuracy_on_the_same_images_can_be_in_doubt(of, doubted, tmp_path, monkeypatch):
+    folder = write_run(tmp_path, "run", accuracy=0.5)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "val_name": of}))
+    monkeypatch.setattr("reporting.confusion.evaluate_run",
+                        lambda *_: (np.diag([5, 5]), ["a", "b"]))
+    shown = confusions(SimpleNamespace(data_dir=None), [load_run(folder)], tmp_path)
+    assert "accuracy 100.00 % of 10 images" in shown
+    assert ("params or data are not what they were" in shown) == doubted

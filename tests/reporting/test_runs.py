@@ -26,6 +26,11 @@ def test_a_run_is_read(tmp_path):
     assert run.params == tmp_path / "params/one"
 
 
+def test_the_folder_at_hand_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_run(tmp_path, "one"))
+    assert load_run(".").name == "one" and load_run("../one/.").folder.name == "one"
+
+
 def test_the_options_describe_a_run_without_params(tmp_path):
     with_params = load_run(write_run(tmp_path / "a", "one", activation="ChaATAC", reduction=4))
     without = load_run(write_run(tmp_path / "b", "one", activation="chaatac", reduction=4,
