@@ -9,7 +9,6 @@
     python evaluate.py --dataset imagenet --use-rec --rec-val val.rec --params FILE.params \\
         --model resnet50_v1b --act-type ChaATAC
 """
-import sys
 from functools import partial
 
 from common.arguments import Parser, Scope, positive_int, replaced
@@ -56,7 +55,7 @@ def make_parser():
 
 def main(argv=None):
     parser = make_parser()
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
     if options.list:
         from runs.released import list_released
 

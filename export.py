@@ -6,7 +6,6 @@
     python export.py --params params/demo/best.params --format pytorch --check
     python export.py --params params/demo/best.params --format mxnet --output net
 """
-import sys
 
 from common.arguments import Parser, positive_int
 from common.errors import UserError, run_script
@@ -52,7 +51,7 @@ def make_parser():
 
 
 def main(argv=None):
-    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = make_parser().parse_args(argv)
     command.check_options(options)
     set_threads()
     options = with_params(options)
@@ -64,10 +63,7 @@ def main(argv=None):
     if data is not None:
         check_fits(options.params, description, count, data[0])
 
-    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-    import mxnet as mx
-
-    net = load_network(options.params, description, count, [mx.cpu()])
+    net = load_network(options.params, description, count)
     size = command.image_size(options, description)
     if data is not None and data[0].image_size != size:
         raise UserError(f"the file would be for images of {size} pixels, the test images have "

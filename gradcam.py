@@ -4,7 +4,6 @@
     python gradcam.py --run demo --count 9 --gates --faithfulness 100
 """
 import os
-import sys
 from pathlib import Path
 
 from common.arguments import Parser, Scope, list_of, natural, positive_int
@@ -63,7 +62,7 @@ def make_parser():
 
 
 def main(argv=None):
-    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = make_parser().parse_args(argv)
     output = Path(options.output)
     paths = [*options.params, *(Path(options.save_dir) / run / "best.params"
                                 for run in options.run)]

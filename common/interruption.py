@@ -4,7 +4,8 @@ import ctypes
 import os
 import signal
 
-__all__ = ["Interrupted", "deferred", "requested", "check", "stopping", "ends_with_parent"]
+__all__ = ["Interrupted", "deferred", "requested", "check", "handling", "stopping",
+           "ends_with_parent"]
 
 _PR_SET_PDEATHSIG = 1    # of Linux
 
@@ -56,6 +57,17 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
+def handling(function):
+    """While the block runs, ``function(number, frame)`` gets the signals that ask to stop."""
+    before = {number: signal.signal(number, function) for number in stopping()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def deferred():
     """While the block runs, signals are noted only: the block asks `requested` or `check`.
 
@@ -76,12 +88,8 @@ def deferred():
                             "Ctrl-C now leaves at once\n".encode())
 
     _received = None
-    before = {number: signal.signal(number, note) for number in stopping()}
-    try:
+    with handling(note):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def requested():

@@ -67,11 +67,7 @@ def check_params(path):
     ParamsError
         If the file cannot be read or is not what it should be to the last byte.
     """
-    try:
-        with open_file(path, _MAX_BYTES) as stream:
-            return _check(_Reader(stream))
-    except (FileError, OSError) as error:
-        raise ParamsError(reason(error.__cause__ or error)) from None
+    return _opened(path, lambda stream: _check(_Reader(stream)))
 
 
 def read_params(path):
@@ -87,9 +83,13 @@ def read_params(path):
     ParamsError
         As `check_params`; also if the arrays have no names.
     """
+    return _opened(path, _read)
+
+
+def _opened(path, read):
     try:
         with open_file(path, _MAX_BYTES) as stream:
-            return _read(stream)
+            return read(stream)
     except (FileError, OSError) as error:
         raise ParamsError(reason(error.__cause__ or error)) from None
 

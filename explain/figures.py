@@ -48,6 +48,13 @@ class _Sheet:
         return self.figure.add_axes([left / self.width, 1 - (top + height) / self.height,
                                      width / self.width, height / self.height], **kwargs)
 
+    def image(self, left, top, side, pixels, frame=None, **style):
+        """Draw a square image, in a frame of that colour; returns its axes."""
+        axes = self.axes(left, top, side, side)
+        axes.imshow(pixels, **{"interpolation": "antialiased", **style})
+        _bare(axes, frame)
+        return axes
+
     def text(self, left, top, text, width=None, lines=1, **kwargs):
         """Write text; if a width is given, within it and so many lines, shortened if need be."""
         drawn = self.figure.text(left / self.width, 1 - top / self.height, text, **kwargs)
@@ -136,9 +143,7 @@ def draw_gallery(path, pictures, columns, title):
         if row == 0 and len(columns) > 1:
             _draw_headers(sheet, left, top, step, columns)
         image = _smooth(picture.shown)
-        axes = sheet.axes(left, y, _CELL, _CELL)
-        axes.imshow(image, interpolation="antialiased")
-        _bare(axes)
+        sheet.image(left, y, _CELL, image)
         about = " · ".join(filter(None, (picture.label, picture.title)))
         sheet.text(left, y - 0.06, about, _CELL, va="bottom", fontsize=9, color=UNKNOWN)
         for k, column in enumerate(columns, 1):
@@ -167,9 +172,7 @@ def _draw_headers(sheet, left, top, step, columns):
 def _draw_overlay(sheet, left, top, image, heat, caption):
     colour = {True: RIGHT, False: WRONG, None: UNKNOWN}[caption.right]
     sign = {True: "✓ ", False: "✗ ", None: ""}[caption.right]
-    axes = sheet.axes(left, top, _CELL, _CELL)
-    axes.imshow(overlay(image, heat), interpolation="antialiased")
-    _bare(axes, colour)
+    axes = sheet.image(left, top, _CELL, overlay(image, heat), colour)
     if heat.max() <= 0:
         axes.text(0.5, 0.5, "no place speaks\nfor this class", transform=axes.transAxes,
                   ha="center", va="center", color="white", fontsize=8)
@@ -212,9 +215,7 @@ def draw_gates(path, pictures, layers, title):
     sheet.text(_MARGIN, _MARGIN, title, sheet.width - 2 * _MARGIN, va="top", fontsize=11,
                fontweight="bold")
     for row, picture in enumerate(pictures):
-        axes = sheet.axes(left, maps_top + row * step, _MAP, _MAP)
-        axes.imshow(_smooth(picture.shown), interpolation="antialiased")
-        _bare(axes)
+        sheet.image(left, maps_top + row * step, _MAP, _smooth(picture.shown))
         sheet.text(left - 0.06, maps_top + row * step + _MAP / 2,
                    picture.label or picture.title, _LABELS, ha="right", va="center", fontsize=8,
                    color=UNKNOWN)
@@ -235,10 +236,8 @@ def _draw_gate_maps(sheet, left, top, layer, count):
     sheet.text(left, top - 0.02, f"{low:.2f} to {high:.2f}", va="bottom", fontsize=7.5,
                color=UNKNOWN)
     for row, gate in enumerate(maps):
-        axes = sheet.axes(left, top + row * (_MAP + _SPACE), _MAP, _MAP)
-        axes.imshow(gate, cmap=GATE, vmin=low, vmax=max(high, low + 1e-6),
-                    interpolation="nearest")
-        _bare(axes)
+        sheet.image(left, top + row * (_MAP + _SPACE), _MAP, gate, cmap=GATE, vmin=low,
+                    vmax=max(high, low + 1e-6), interpolation="nearest")
 
 
 def _draw_distribution(sheet, left, top, layer):

@@ -39,7 +39,6 @@ def named_layers(net):
 
     def visit(block, prefix):
         for name, child in block._children.items():
-            child = child() if not isinstance(child, mx.gluon.Block) else child
             if id(child) not in seen:
                 seen.add(id(child))
                 found.append((prefix + name, child))

@@ -1,9 +1,7 @@
 """The networks to look into, from their parameter files."""
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-
-import numpy as np
 
 from common.errors import UserError
 from model.registry import did_you_mean
@@ -25,10 +23,8 @@ class Subject:
     name : str
         For people: its run, as a rule.
     net : mxnet.gluon.Block
-    context : mxnet.Context
-        Where it is.
-    normalize : callable
-        ``normalize(images, context)``: uint8 (N, 3, H, W) to the network's input.
+    to_input : callable
+        Images, uint8 (N, 3, H, W), to the network's input, where it is.
     data : dict
         ``name``, ``class_names``, ``mean``, ``std``, ``image_size`` of its training data, and
         ``outputs`` where the network has more of them than there are names.
@@ -36,13 +32,8 @@ class Subject:
 
     name: str
     net: object
-    context: object
-    normalize: object
+    to_input: object
     data: dict
-
-    def to_input(self, images):
-        """The network's input for images (N, 3, H, W) uint8."""
-        return self.normalize(np.ascontiguousarray(images), self.context)
 
 
 def load_subjects(paths, options, context):
@@ -91,7 +82,8 @@ def load_subjects(paths, options, context):
         _check_same(subjects, label, data)
         outputs = count_outputs(description) or count_outputs({"dataset": data})
         net = load_network(path, description, outputs, [context])
-        subjects.append(Subject(label, net, context, Normalize(data["mean"], data["std"]), data))
+        to_input = partial(Normalize(data["mean"], data["std"]), ctx=context)
+        subjects.append(Subject(label, net, to_input, data))
     return subjects, load_data
 
 

@@ -3,7 +3,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from common.errors import MissingFile, UserError
 from common.files import read_json, write_json
-from common.interruption import ends_with_parent, stopping
+from common.interruption import ends_with_parent, handling
 from common.lock import holder, wait_for
 from common.progress import format_seconds
 from common.threads import own_environment
@@ -295,12 +294,8 @@ def _run(command):
     # Its own session: a Ctrl-C in the terminal reaches it once, through `forward`.
     child = subprocess.Popen(command, env=own_environment(), start_new_session=True,
                              preexec_fn=ends_with_parent())
-    previous = {number: signal.signal(number, forward) for number in stopping()}
-    try:
+    with handling(forward):
         return child.wait(), stopped[0] if stopped else 0
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _time_left(cells, runs, waiting):

@@ -75,7 +75,7 @@ def _load_teacher(options, outputs):
             raise UserError(f"{beside} says that the file holds {description['model']}, not the "
                             f"--teacher {options.teacher}")
     if path and description["model"] in MODELS:
-        return load_network(path, description, outputs, [mx.cpu()])
+        return load_network(path, description, outputs)
     net = _gluoncv_network(options.teacher, outputs, released=not path)
     if path:
         net.infer_shape(mx.nd.zeros((1, 3, options.input_size, options.input_size)))

@@ -174,8 +174,10 @@ def _is_bounded(options):
     return True
 
 
-def load_network(path, description, outputs, contexts):
+def load_network(path, description, outputs, contexts=None):
     """The described network, with so many outputs, and the file's parameters, in float32.
+
+    It is on the `contexts`, or on the CPU if none are given.
 
     Raises
     ------

@@ -3,7 +3,7 @@ import csv
 import io
 import itertools
 import json
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import mxnet as mx
@@ -241,7 +241,7 @@ def test_no_text_of_a_gallery_reaches_into_another(networks, images, tmp_path, m
 
 def test_captions_tell_right_from_wrong():
     net = network("relu", 0)
-    subject = Subject("a", net, mx.cpu(), Normalize([0.5] * 3, [0.25] * 3), DATA)
+    subject = Subject("a", net, partial(Normalize([0.5] * 3, [0.25] * 3), ctx=mx.cpu()), DATA)
     image = drawn_once("shapes", None, None).test.images[0]
     x = subject.to_input(image[None])
     label = int(net(x).asnumpy().argmax())

@@ -11,7 +11,6 @@ docs/released.md is written anew. What is listed under the same name already is 
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 from common.arguments import Parser
@@ -45,7 +44,7 @@ def main(argv=None):
     parser.add_argument("runs", nargs="+", metavar="RUN", help="name of a run below params/")
     parser.add_argument("--params", type=Path, default=ROOT / "params", metavar="DIR",
                         help="where the runs' parameters are (default: params)")
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
     checked = [(run, *check(options.params / run)) for run in options.runs]
     entries = {entry["name"]: entry for entry in json.loads(_LISTED.read_text())}
     for run, path, description in checked:
