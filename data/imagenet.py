@@ -315,22 +315,21 @@ class RecordBatches(EpochBatches):
 
 # ---- what the scripts open ---------------------------------------------------------------------
 
-def _open_folder(data_dir):
-    """The photographs of DIR/train and DIR/val."""
-    folder = home_path(data_dir, "--data-dir")
-    if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {folder}: say where train/<class>/ and val/<class>/ "
-                        "are with --data-dir, or use --use-rec with --rec-train and --rec-val")
-    train = FolderPhotos(folder / "train")
-    return train, FolderPhotos(folder / "val", train.wnids)
-
-
 def _check_labels(photos, class_names):
     """Raise DataError if a photograph has the label of no class; names it."""
     number = int(photos.labels.argmax())
     if photos.labels[number] >= len(class_names):
         raise DataError(f"{photos.name(number)} has the label {photos.labels[number]}, but there "
                         f"are {len(class_names)} classes")
+
+
+def _check_names(records, class_names):
+    """Raise DataError if the classes of a record file are named, and not those of the network."""
+    synset = records.rec.with_name("synset.txt")
+    unnamed = [str(label) for label in range(len(class_names))]
+    if os.path.lexists(synset) and list(class_names) not in (unnamed, records.class_names()):
+        raise DataError(f"{records.rec} has other classes than the network, or in another order: "
+                        f"see {synset}")
 
 
 def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
@@ -363,25 +362,28 @@ def open_imagenet(name="imagenet", use_rec=False, data_dir=None, rec_train=None,
     DataError
         If files are missing or do not fit together.
     """
-    if use_rec:
-        train_photos, val_photos = (RecordFile(rec_train, rec_train_idx),
-                                    RecordFile(rec_val, rec_val_idx))
-        class_names, kind = train_photos.class_names(), RecordBatches
-    else:
-        train_photos, val_photos = _open_folder(data_dir)
-        class_names, kind = train_photos.wnids, PhotoBatches
     decoding = decoding or Decoding()
-    for photos in (train_photos, val_photos):
+    if use_rec:
+        photos, kind = RecordFile(rec_train, rec_train_idx), RecordBatches
+        class_names = photos.class_names()
         _check_labels(photos, class_names)
-    data = ImageNetData(name=name, title=name, class_names=class_names, num_train=len(train_photos),
-                        num_val=len(val_photos), image_size=decoding.size)
-    return (data, kind(train_photos, batch_size, decoding, seed, shard=shard),
-            PhotoBatches(val_photos, batch_size, decoding, train=False, shard=shard))
+    else:
+        folder = home_path(data_dir, "--data-dir")
+        if not os.path.isdir(folder):
+            raise DataError(f"there is no folder {folder}: say where train/<class>/ and "
+                            "val/<class>/ are with --data-dir, or use --use-rec with --rec-train "
+                            "and --rec-val")
+        photos, kind = FolderPhotos(folder / "train"), PhotoBatches
+        class_names = photos.wnids
+    data, val = validation_batches(use_rec, data_dir, rec_val, rec_val_idx, batch_size, decoding,
+                                   name, class_names, shard)
+    return (dataclasses.replace(data, num_train=len(photos)),
+            kind(photos, batch_size, decoding, seed, shard=shard), val)
 
 
 def validation_batches(use_rec=False, data_dir=None, rec_val=None,
                        rec_val_idx=None, batch_size=128, decoding=None, name="imagenet",
-                       class_names=None):
+                       class_names=None, shard=(0, 1)):
     """Data for evaluation alone.
 
     Parameters
@@ -398,12 +400,8 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
     """
     if use_rec:
         photos = RecordFile(rec_val, rec_val_idx)
-        found = photos.class_names()
-        class_names = class_names or found
-        if os.path.lexists(photos.rec.with_name("synset.txt")) and list(class_names) != found:
-            raise DataError(f"{photos.rec} has other classes than the network: "
-                            f"{photos.rec.with_name('synset.txt')} differs from the "
-                            "description of the network")
+        class_names = class_names or photos.class_names()
+        _check_names(photos, class_names)
     else:
         folder = home_path(data_dir, "--data-dir")
         if class_names is None and os.path.isdir(folder / "train"):
@@ -414,7 +412,7 @@ def validation_batches(use_rec=False, data_dir=None, rec_val=None,
     _check_labels(photos, class_names)
     return (ImageNetData(name=name, title=name, class_names=class_names, num_val=len(photos),
                          image_size=decoding.size),
-            PhotoBatches(photos, batch_size, decoding, train=False))
+            PhotoBatches(photos, batch_size, decoding, train=False, shard=shard))
 
 
 if __name__ == "__main__":

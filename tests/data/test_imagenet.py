@@ -281,6 +281,22 @@ def test_labels_beyond_the_classes_are_refused(train, tmp_path):
             validation_batches(use_rec=True, rec_val=records.rec)
 
 
+def test_validation_classes_in_another_order_are_refused(packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "val")
+    names = (packed / "synset.txt").read_text().splitlines()
+    files = {"rec_train": packed / "train.rec", "rec_val": tmp_path / "val/val.rec"}
+    for order in (names[::-1], names[:2]):
+        (tmp_path / "val/synset.txt").write_text("\n".join(order))
+        with pytest.raises(DataError, match="has other classes than the network, or in another"):
+            open_imagenet(use_rec=True, **files)
+    (tmp_path / "val/synset.txt").unlink()
+    data, _, _ = open_imagenet(use_rec=True, batch_size=4, **files)
+    assert data.class_names == names
+    files = {"rec_train": tmp_path / "val/train.rec", "rec_val": packed / "val.rec"}
+    data, _, _ = open_imagenet(use_rec=True, batch_size=4, **files)
+    assert data.class_names == ["0", "1", "2"]
+
+
 # ---- batches of folders ------------------------------------------------------------------------
 
 def test_folder_batches_do_not_depend_on_workers_or_start(tree):
