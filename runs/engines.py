@@ -59,7 +59,8 @@ def start(make_parser, train, argv=None):
         count = len(_pytorch_devices(options))
         if count > 1:
             _check_norm(options)
-            _share_threads(count)
+            if recorded_threads(options) is None:    # each process's own, if it is known
+                _share_threads(count)
             return torchrun.launch(_ROOT / parser.prog, argv, count)
     return train(replaced(agreed_options(options, parser, argv), engine=engine), parser.prog)
 

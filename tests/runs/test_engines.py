@@ -108,6 +108,19 @@ def test_synchronised_normalisation_is_refused_before_a_process_is_started(machi
     assert started("--num-gpus", "1", "--norm-layer", "SyncBatchNorm") == "here"
 
 
+@pytest.mark.parametrize("recorded, threads", [(None, "4"), (8, "8")])
+def test_a_resumed_run_s_processes_have_as_many_threads_as_before(machine, monkeypatch, recorded,
+                                                                  threads):
+    machine((9, 0), 0)
+    monkeypatch.setattr(engines, "set_threads", lambda **options: None)
+    monkeypatch.setattr(engines, "own_environment", dict)
+    monkeypatch.setattr(engines, "recorded_threads", lambda options: recorded)
+    monkeypatch.setattr(engines.torchrun, "launch",
+                        lambda *arguments: engines.os.environ["OMP_NUM_THREADS"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert engines.start(_parser, None, ["--engine", "pytorch", "--num-gpus", "2"]) == threads
+
+
 @pytest.mark.parametrize("given, error", [
     ({"engine": "mxnet", "dtype": "bfloat16"}, "drop --engine mxnet"),
     ({"engine": "pytorch", "kv_store": "dist_sync"}, "--kv-store and machines.launch are MXNet")])
