@@ -21,8 +21,8 @@ from common.files import read_bytes, read_json, scratch_folder, sha256, sync_fol
 from common.params import ParamsError, check_params, parse_params, write_params
 from engines.interface import EngineState
 
-__all__ = ["CheckpointError", "SaveError", "list_checkpoints", "newest_checkpoint",
-           "other_version", "read_state", "save_checkpoint", "save_errors"]
+__all__ = ["CheckpointError", "list_checkpoints", "newest_checkpoint", "other_version",
+           "read_state", "save_checkpoint"]
 
 _NAME = re.compile(r"step-(\d{9})")
 _ARRAY_FILES = ("net.params", "optimizer.params")
@@ -33,19 +33,6 @@ _STATISTICS = "extra:statistics"
 
 class CheckpointError(UserError):
     """A checkpoint is damaged or belongs to another run."""
-
-
-class SaveError(Exception):
-    """Something could not be saved, for want of space perhaps; one line, the reason alone."""
-
-
-@contextlib.contextmanager
-def save_errors():
-    """Turn whatever a failing disk makes of a save into a `SaveError`."""
-    try:
-        yield
-    except OSError as error:
-        raise SaveError(error.strerror or str(error)) from error
 
 
 def list_checkpoints(folder):
@@ -84,7 +71,7 @@ def save_checkpoint(folder, step, state, content, keep=2):
 
     Raises
     ------
-    SaveError
+    OSError, FileError
         If it could not be written; the earlier ones are untouched.
     """
     final = folder / f"step-{step:09d}"
@@ -93,7 +80,7 @@ def save_checkpoint(folder, step, state, content, keep=2):
         arrays[_STATISTICS] = state.statistics
     content = {**content, "update_counts": state.update_counts,
                "num_updates": state.num_updates, "scaling": state.scaling}
-    with save_errors(), scratch_folder(folder, final.name) as temporary:
+    with scratch_folder(folder, final.name) as temporary:
         for name, each in zip(_ARRAY_FILES, (state.weights, arrays)):
             write_params(temporary / name, each)
         content["sha256"] = {name: sha256(temporary / name) for name in _ARRAY_FILES}

@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 
 from common import interruption
-from common.errors import UserError
+from common.errors import FileError, UserError
+from common.files import reason
 from common.progress import Progress
 from engines.interface import OtherNetwork
 from engines.workers import total
 
 from .checkpoint import (
     CheckpointError,
-    SaveError,
     newest_checkpoint,
     other_version,
     read_state,
@@ -314,17 +314,17 @@ class Loop:
             return
         run, number = self.record.run, (self.position.epoch * self.steps_per_epoch
                                         + self.position.totals.step)
+        content = {**asdict(self.position), **self.record.state(), "all_totals": all_totals,
+                   "steps_per_epoch": self.steps_per_epoch, "data": self._data}
         try:
             # A checkpoint says that the files of its best epoch are there: so they come first.
             self.record.write_params()
-            save_checkpoint(run.checkpoints, number, state, {
-                **asdict(self.position), **self.record.state(), "all_totals": all_totals,
-                "steps_per_epoch": self.steps_per_epoch, "data": self._data})
+            save_checkpoint(run.checkpoints, number, state, content)
             self._unsaved = None
-        except SaveError as error:
-            self._unsaved = str(error)
-            self.log.warning(f"could not save to {run.params}: {error}; the checkpoint before is "
-                             "kept, and the next save tries again")
+        except (OSError, FileError) as error:
+            self._unsaved = reason(error)
+            self.log.warning(f"could not save to {run.params}: {self._unsaved}; the checkpoint "
+                             "before is kept, and the next save tries again")
 
     def resume(self):
         """Take up the run at its newest undamaged checkpoint.

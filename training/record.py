@@ -7,7 +7,7 @@ from common.errors import UserError
 from common.files import sha256, write_json
 from common.params import write_params
 
-from .checkpoint import other_version, save_errors
+from .checkpoint import other_version
 from .history import batch_line, draw_curves, epoch_lines, write_metrics
 
 __all__ = ["Record", "RecordOptions", "TrainingRecord"]
@@ -49,7 +49,7 @@ class Record:
 
         Raises
         ------
-        training.checkpoint.SaveError
+        OSError, FileError
             If one could not be written; the next call tries again.
         """
 
@@ -168,11 +168,10 @@ class TrainingRecord(Record):
         self.run.drop_periodic(self.options.keep)
 
     def _write(self, path, weights, row):
-        with save_errors():
-            write_params(path, weights)
-            write_json(path.with_suffix(".json"), {
-                **self.description, "epoch": row["epoch"], "figures": row,
-                "val_name": self.options.val_name, "sha256": sha256(path)})
+        write_params(path, weights)
+        write_json(path.with_suffix(".json"), {
+            **self.description, "epoch": row["epoch"], "figures": row,
+            "val_name": self.options.val_name, "sha256": sha256(path)})
 
     def show(self, rows):
         """Metrics and curves."""

@@ -9,7 +9,6 @@ from engines.interface import EngineState
 from engines.workers import SingleWorker
 from training.checkpoint import (
     CheckpointError,
-    SaveError,
     list_checkpoints,
     newest_checkpoint,
     read_state,
@@ -110,7 +109,7 @@ def test_no_space_is_an_error_and_keeps_the_one_before(tmp_path):
     try:
         for largest in (0, 10, 4096, 5000):
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, limits[1]))
-            with pytest.raises(SaveError, match="written to its end|File too large"):
+            with pytest.raises(OSError, match="written to its end|File too large"):
                 save_checkpoint(tmp_path, 2, _state(600), {}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
