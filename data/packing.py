@@ -12,7 +12,7 @@ from contextlib import closing
 
 from common.arguments import natural, seed, threads
 from common.errors import DataError, UserError
-from common.files import home_path, open_file, read_bytes, replacing, scratch_folder, writing
+from common.files import home_path, open_file, read_bytes, scratch_folder, write_text, writing
 from common.progress import Progress
 from common.screen import printable
 from data.decoding import MOST_BYTES, decode, turned_in_evaluation_alone
@@ -298,7 +298,7 @@ def make_index(rec, log=print):
             lines.append(f"{header.number}\t{place}\n")
             place = after
     target = rec.with_suffix(".idx")
-    with writing(target.parent), replacing(target) as temporary:
-        temporary.write_text("".join(lines))
+    with writing(target.parent):
+        write_text(target, "".join(lines))
     log(f"{target}: {len(lines):,} records")
     return 0

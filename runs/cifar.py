@@ -3,7 +3,6 @@ from common.arguments import given
 from data import get_dataset
 from data.batches import Batches, Preparation
 
-from .describe import describe
 from .train import Data, Job
 
 __all__ = ["CifarTraining", "open_cifar", "training_batches"]
@@ -13,10 +12,6 @@ class CifarTraining(Job):
     """The paper's recipe: 400 epochs, the rate divided at 300 and 350."""
 
     milestones, epochs = (300, 350), 400
-
-    def describe(self, options):
-        """See `runs.describe.describe`."""
-        return describe(options)
 
     def open_data(self, options, batch_size, shard):
         """See `open_cifar`."""

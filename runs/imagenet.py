@@ -7,7 +7,6 @@ from data.imagenet import open_imagenet
 from data.photos import Decoding
 from model.zoo import MODELS
 
-from .describe import describe
 from .released import find_released
 from .train import Data, Job
 from .trained import load_network, read_description
@@ -26,7 +25,7 @@ class ImageNetTraining(Job):
         _check(options)
         if options.act_type is None and options.model.lower().endswith("_v1b"):
             options = replaced(options, act_type="ChaATAC")
-        return describe(options)
+        return super().describe(options)
 
     def open_data(self, options, batch_size, shard):
         """Records or folders, as the options say."""

@@ -24,7 +24,7 @@ from training.search import SearchRecord, SearchStep, Space, operation_weights, 
 
 from .cifar import open_cifar, training_batches
 from .config import open_run, write_config
-from .describe import describe, script_options
+from .describe import script_options
 from .train import Data, Job, begin, write_result
 
 __all__ = ["StructureSearch", "write_random_structure"]
@@ -39,7 +39,7 @@ class StructureSearch(Job):
     def describe(self, options):
         """The plain network, beside ``kind`` and ``unit_options`` of what is searched."""
         _check(options)
-        description = describe(options)
+        description = super().describe(options)
         kind = description["options"].pop("attention")
         if kind not in KINDS:
             raise UserError(f"--attention: a structure is made of {' or '.join(KINDS)}, not of "
@@ -56,10 +56,6 @@ class StructureSearch(Job):
     def connect(self, options, devices):
         """A search is one worker's."""
         return SingleWorker()
-
-    def first_weights(self, options, description):
-        """A search begins with drawn weights."""
-        return None
 
     def build(self, description, outputs, devices=1):
         """The network with a searchable unit in every block."""

@@ -26,6 +26,7 @@ from training.schedule import Plateau, Schedule, proportional_milestones
 from training.scores import evaluate
 
 from .config import note_threads, open_run, write_config
+from .describe import describe
 from .engines import TITLES, settle_engine
 from .weights import initial_weights
 
@@ -115,7 +116,7 @@ class Job:
 
     def describe(self, options):
         """The network: a dict of ``model`` and ``options``, as `model.zoo.build` takes it."""
-        raise NotImplementedError
+        return describe(options)
 
     def open_data(self, options, batch_size, shard):
         """`Data` of a worker, given the batch size of all its devices, and (number, count)."""
@@ -132,8 +133,8 @@ class Job:
         return connect(options.kv_store, options.join_timeout, devices[0] == "cpu")
 
     def first_weights(self, options, description):
-        """A parameter file to start from, or None."""
-        return options.resume_from
+        """A parameter file to start from, or None; a search has no such option."""
+        return getattr(options, "resume_from", None)
 
     def make_teacher(self, options, outputs):
         """See `engines.interface.Loss`."""
