@@ -989,7 +989,7 @@ PLANTED = (
         "tests/options/test_data_options.py::"
         "test_images_and_targets_are_mixed_anew_in_every_step[--mixup 0.7 --mixup-off-epoch 2]"),
     Bug("runs/train.py",
-        "return options.resume_from",
+        'return getattr(options, "resume_from", None)',
         "return None",
         "tests/options/test_training_options.py::"
         "test_weights_rates_and_figures_are_those_of_the_formulas[nag]"),
