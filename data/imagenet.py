@@ -26,7 +26,6 @@ from common.screen import printable
 from data.batches import EpochBatches
 from data.dataset import DatasetInfo
 from data.decoding import decode, image_format
-from data.digest import digest
 from data.photos import Decoding, FolderPhotos, PhotoBatches, list_classes
 from data.recordio import read_head, read_image_record
 from data.streams import bit_stream
@@ -175,20 +174,15 @@ class RecordFile:
             heads.append((header.label, end))
         return heads
 
-    def digest(self):
-        """See `data.digest.digest`."""
-        return digest(self.labels, lambda number: self.read(number)[0])
-
     def name(self, number):
         """Record `number` (its place in the index) for people: number, file, name."""
         key = int(self.keys[number])
         known = f" ({self.listing[key][1]})" if key in self.listing else ""
         return f"record {key} of {printable(self.rec)}{known}"
 
-    def read(self, number):
-        """Bytes and label of record `number` (its place in the index)."""
-        header, content = self.unpack(number)
-        return content, header.label
+    def content(self, number):
+        """Bytes of the image in record `number` (its place in the index)."""
+        return self.unpack(number)[1]
 
     def unpack(self, number):
         """`data.recordio.Header` and bytes of record `number`."""
@@ -224,7 +218,7 @@ def undecodable(record_file):
             print(f"looking for the damaged record: {number:,} of {len(record_file):,} read",
                   file=sys.stderr)
         try:
-            content, _ = record_file.read(number)
+            content = record_file.content(number)
             decode(content)
             if image_format(content) not in _ITERATOR_FORMATS:
                 raise DataError(f"MXNet's iterator does not read {image_format(content)} images")

@@ -22,7 +22,6 @@ from common.files import read_bytes
 from common.screen import printable
 from data.batches import EpochBatches
 from data.decoding import MOST_BYTES, SUFFIXES, decode
-from data.digest import digest
 from data.streams import bit_stream, uniform
 
 __all__ = ["FolderPhotos", "PhotoBatches", "evaluation_crops", "few", "find_images",
@@ -245,18 +244,13 @@ class FolderPhotos:
     def __len__(self):
         return len(self.paths)
 
-    def digest(self):
-        """See `data.digest.digest`."""
-        return digest(self.labels, lambda number: self.read(number)[0])
-
     def name(self, number):
         """The file of photograph `number`."""
         return printable(self.folder / self.paths[number])
 
-    def read(self, number):
-        """Bytes and label of photograph `number`."""
-        return (read_bytes(self.folder / self.paths[number], MOST_BYTES),
-                int(self.labels[number]))
+    def content(self, number):
+        """Bytes of photograph `number`."""
+        return read_bytes(self.folder / self.paths[number], MOST_BYTES)
 
 
 # ---- crops: arrays (H, W, 3), uint8 ------------------------------------------------------------
@@ -417,14 +411,12 @@ class PhotoBatches(EpochBatches):
     def _batches(self, epoch, start):
         with ThreadPoolExecutor(max(self.decoding.workers, 1)) as pool:
             for _, indices in self._steps(epoch, start):
-                parts = list(pool.map(lambda number: self._photo(epoch, int(number)), indices))
-                images = np.stack([image for image, _ in parts])
-                yield images, np.array([label for _, label in parts], np.int32), indices
+                crops = pool.map(lambda number: self._crops(epoch, int(number)), indices)
+                yield np.stack(list(crops)), self.source.labels[indices], indices
 
-    def _photo(self, epoch, number):
-        """Crop(s), channels first, and label of one photograph."""
-        how = self.decoding
-        content, label = self.source.read(number)
+    def _crops(self, epoch, number):
+        """Crop(s), channels first, of one photograph."""
+        how, content = self.decoding, self.source.content(number)
         try:
             image = np.asarray(decode(content))
         except DataError as error:
@@ -434,4 +426,4 @@ class PhotoBatches(EpochBatches):
         else:
             crops = evaluation_crops(image, how.size, how.crop_ratio, how.crops)
             crops = crops[0] if how.crops == 1 else crops
-        return np.ascontiguousarray(np.moveaxis(crops, -1, -3)), label
+        return np.ascontiguousarray(np.moveaxis(crops, -1, -3))

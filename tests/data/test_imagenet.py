@@ -104,8 +104,8 @@ def test_packed_folders_are_complete_and_sound(packed, tree):
     lines = []
     assert verify(packed, workers=2, log=lines.append) == 0
     assert lines[-1] == "all records are sound"
-    content, label = _records(packed, "val").read(4)
-    assert label == 1
+    content = _records(packed, "val").content(4)
+    assert _records(packed, "val").labels[4] == 1
     assert min(decode(content).size) == 48
     original = np.asarray(Image.open(tree / "val/n00000001/val_1.JPEG").resize((58, 48)), int)
     assert np.abs(np.asarray(decode(content), int) - original).mean() < 4

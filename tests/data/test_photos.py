@@ -217,7 +217,7 @@ def test_a_photograph_that_became_a_pipe_or_a_terabyte_is_refused(tree):
             assert error.errno == errno.EFBIG
             pytest.skip("this file system has no files of a terabyte")
     with pytest.raises(FileError, match="1,099,511,627,776 bytes, more than"):
-        photos.read(0)
+        photos.content(0)
 
 
 # ---- crops of any shape ------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def _records(folder, damaged="val.rec"):
         assert records.class_names()
         for number in range(len(records)):
             try:
-                decode(records.read(number)[0])
+                decode(records.content(number))
             except DataError as error:          # of which the readers make a line with the name
                 assert str(error).strip()
         # To MXNet's own reader, which ends the process where it meets what it does not expect.
