@@ -74,7 +74,8 @@ def find_outputs(options):
 def complete(description, options, data):
     """Add what the options and the data say to a description; return the number of outputs."""
     described = description.setdefault("dataset", {})
-    described["name"] = options.dataset or described.get("name")
+    name = options.dataset or described["name"]
+    described["name"] = name.lower() if name.lower() in list_datasets() else name
     if (data is None and "mean" not in described and described["name"] in list_datasets()
             and (options.with_normalisation or not options.outputs)):
         data = open_data(options, description)

@@ -36,7 +36,7 @@ def find_released(options):
         raise UserError("--pretrained needs a name, its own or that of --model")
     if options.pretrained or name.lower() in {each.name.lower() for each in released.RELEASED}:
         return released.released_by_name(name)
-    return released.find_released(describe(options), options.dataset or "cifar10")
+    return released.find_released(describe(options), (options.dataset or "cifar10").lower())
 
 
 def open_params(options, devices):

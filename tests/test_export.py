@@ -78,6 +78,13 @@ def test_what_is_written_is_told(trained, tmp_path, capsys):
     assert [entry.name for entry in path.parent.iterdir()] == ["net.onnx"]
 
 
+def test_a_data_set_is_known_in_any_spelling(trained, tmp_path, capsys):
+    bare = shutil.copy(trained, tmp_path / "bare.params")
+    export.main(["--params", str(bare), "--model", "resnet_v2_cifar", "--blocks", "1",
+                 "--act-type", "ChaATAC", "--dataset", "CIFAR10", "--outputs", "10"])
+    assert "input  images (batch, 3, 32, 32) float32" in capsys.readouterr().out
+
+
 def test_metadata_describe_the_network(exported):
     found = {entry.key: entry.value for entry in onnx.load_model(str(exported)).metadata_props}
     assert json.loads(found[PREFIX + "network"])["dataset"]["std"] == CIFAR["std"]

@@ -76,9 +76,11 @@ def test_all_released_files_are_scored_beside_their_listed_figures(real_cifar10,
     assert evaluate.main(argv) == 1
 
 
-def test_a_network_s_options_find_its_released_parameters():
+@pytest.mark.parametrize("data", [[], ["--dataset", "CIFAR10"]])
+def test_a_network_s_options_find_its_released_parameters(data):
     options = evaluate.make_parser().parse_args(
-        ["--model", "resnet_v2_cifar", "--act-type", "chaatac", "--blocks", "1", "--pretrained"])
+        ["--model", "resnet_v2_cifar", "--act-type", "chaatac", "--blocks", "1", "--pretrained",
+         *data])
     assert evaluation.find_released(options).name == "cifar10-ChaATAC-b1"
 
 
