@@ -213,7 +213,7 @@ def _first_step(script, options):
 
     seconds = []
     for _ in range(options.rounds):
-        terminal, other = pty.openpty()    # on a terminal the bar moves at each reading
+        terminal, other = pty.openpty()    # elsewhere a line comes each half minute
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             process = subprocess.Popen(

@@ -20,19 +20,16 @@ _IMAGES = 10    # in a round
 
 def prepared(options, runtime):
     """Number of parameters, and a function that predicts one image."""
-    import model.mxnet_compat  # noqa: F401  (comes before mxnet)
-    import mxnet as mx
     import numpy as np
 
-    from benchmarks.networks import count_trained, exported
-    from model import get_model
+    from benchmarks.networks import exported, initialized
+    from model import zoo
 
-    mx.random.seed(0)
-    net = get_model("resnet18_v1b", act_layers=4, **options)
-    net.initialize(mx.init.Xavier())
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+    net, num_params = initialized(zoo.build(
+        {"model": "resnet18_v1b", "options": {"act_layers": 4, **options}}, 1000))
     predict = exported(net, image, runtime)
-    return count_trained(net), lambda: predict(image)
+    return num_params, lambda: predict(image)
 
 
 def measure(units, runtime, rounds):

@@ -2,35 +2,32 @@
 import model.mxnet_compat  # noqa: F401  (comes before mxnet)
 import mxnet as mx
 import numpy as np
-from mxnet import autograd, gluon, nd
+from mxnet import autograd, gluon
 
-from model import get_model
+from model import zoo
 
-__all__ = ["build", "count_trained", "exported", "new_network", "random_images",
-           "training_step"]
+__all__ = ["build", "exported", "initialized", "new_network", "random_images", "training_step"]
 
 
 def new_network(workload):
     """The workload's network, with all shapes known."""
-    if workload.blocks:
-        return get_model("resnet_v2_cifar", activation=workload.activation, blocks=workload.blocks)
-    net = get_model("resnet50_v1b", activation=workload.activation)
-    net.infer_shape(nd.zeros((1, 3, 64, 64)))    # GluonCV's layers learn their shapes from an image
-    return net
+    model, options = (("resnet_v2_cifar", {"blocks": workload.blocks}) if workload.blocks
+                      else ("resnet50_v1b", {}))
+    return zoo.build({"model": model, "options": {"activation": workload.activation, **options}},
+                     workload.classes)
 
 
 def build(workload):
     """The workload's network, initialized; and its number of trained parameters."""
+    return initialized(new_network(workload))
+
+
+def initialized(net):
+    """A network of known shapes with random weights; and its number of trained parameters."""
     mx.random.seed(0)
-    net = new_network(workload)
     net.initialize(mx.init.Xavier())
-    return net, count_trained(net)
-
-
-def count_trained(net):
-    """Number of trained parameters."""
-    return sum(int(np.prod(p.shape)) for p in net.collect_params().values()
-               if p.grad_req != "null")
+    return net, sum(int(np.prod(p.shape)) for p in net.collect_params().values()
+                    if p.grad_req != "null")
 
 
 def exported(net, image, runtime, precision="float32"):
@@ -38,7 +35,6 @@ def exported(net, image, runtime, precision="float32"):
     from exporting.onnx_file import make_model
     from exporting.runtimes import RUNTIMES
 
-    net(nd.array(image)).wait_to_read()
     file = make_model(net, image.shape[2], {}, "")
     return RUNTIMES[runtime](file.SerializeToString(), file.graph.input[0].name, precision)
 

@@ -1,11 +1,14 @@
 """What a network takes for what."""
 import os
 from argparse import Namespace
+from functools import cache
 
 import numpy as np
 
 from common.errors import UserError
 from common.tables import csv_text
+from data import get_dataset
+from data.batches import Batches
 from runs.evaluation import make_predictor
 
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
@@ -14,7 +17,10 @@ __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
 _HOW = {"engine": "mxnet", "batch_size": 128, "dtype": "float32", "mode": "hybrid", "crops": 1}
 
 
-def evaluate_run(run, data_dir, devices, datasets):
+_read = cache(get_dataset)    # runs share their data
+
+
+def evaluate_run(run, data_dir, devices):
     """Confusion matrix of a run's best.params on the test images of its data set.
 
     Parameters
@@ -23,8 +29,6 @@ def evaluate_run(run, data_dir, devices, datasets):
     data_dir : str, optional
         Folder of the data; the run's own if not given.
     devices : tuple of str
-    datasets : dict
-        Data sets that are read already; filled here.
 
     Returns
     -------
@@ -38,9 +42,6 @@ def evaluate_run(run, data_dir, devices, datasets):
     UserError
         If params or data are missing or do not fit.
     """
-    from data import get_dataset
-    from data.batches import Batches
-
     path = run.params / "best.params"
     name = str(run.config.get("dataset"))
     if not os.path.isfile(path):
@@ -48,9 +49,7 @@ def evaluate_run(run, data_dir, devices, datasets):
     # The shapes are drawn: they take no folder.
     place = None if name.lower() == "shapes" else data_dir or run.config.get("data_dir")
     try:
-        if (name, place) not in datasets:
-            datasets[name, place] = get_dataset(name, place)
-        dataset = datasets[name, place]
+        dataset = _read(name, place)
         predictor = make_predictor(Namespace(params=path, **_HOW), devices, run.description,
                                    dataset)
     except UserError as error:

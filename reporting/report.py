@@ -91,10 +91,10 @@ def confusions(options, runs, out):
     from reporting.confusion import evaluate_run, most_confused, to_csv
     from reporting.figures import draw_confusion
 
-    devices, datasets, parts = select_devices(), {}, []
+    devices, parts = select_devices(), []
     for number, run in enumerate(runs):
         try:
-            matrix, names = evaluate_run(run, options.data_dir, devices, datasets)
+            matrix, names = evaluate_run(run, options.data_dir, devices)
         except UserError as error:
             warn(f"skipped: {error}")
             continue

@@ -191,10 +191,8 @@ def load_run(folder):
 def _read(reader, path, absent):
     try:
         return reader(path)
-    except (FileNotFoundError, MissingFile):
+    except MissingFile:
         raise DamagedRun(absent) from None
-    except OSError as error:
-        raise DamagedRun(f"cannot be read: {path.name}: {error.strerror}") from None
     except ValueError as error:
         raise DamagedRun(f"is damaged: {error}") from None
 
@@ -264,7 +262,7 @@ def _description(params, config):
     from runs.describe import describe
     try:
         described = describe(argparse.Namespace(**config))
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise DamagedRun(f"is damaged: its config.json describes no network: {error}") from None
     return {**described, "dataset": described_dataset(config)}
 
