@@ -20,6 +20,7 @@ from torch.utils._triton import has_triton
 
 from graph.pytorch import to_pytorch
 from graph.pytorch import weights as arrays_of
+from graph.torch_gate import fuse_gate
 
 from .arrays import KeepsState, check_arrays
 from .loss_scale import LossScale
@@ -47,13 +48,13 @@ def to_torch_device(name):
     return device
 
 
-def translated(net, weights, image_shape, device):
+def translated(net, weights, image_shape, device, rules=()):
     """A Gluon network with these weights, by structural name, as a PyTorch module on a device."""
     from .gluon import set_weights
 
     net.initialize()
     set_weights(net, weights)
-    return to_pytorch(net, image_shape).to(device, memory_format=torch.channels_last)
+    return to_pytorch(net, image_shape, rules=rules).to(device, memory_format=torch.channels_last)
 
 
 def can_compile(device):
@@ -203,9 +204,11 @@ class PyTorchEngine(KeepsState):
         self._device = to_torch_device(name)
         self._normalize = Normalize(settings.mean, settings.std, self._device)
         self._autocast = autocast(self._device, settings.dtype)
-        self._module = translated(build(1), weights, settings.batch_shape[1:], self._device)
-        self._twin = copy.deepcopy(self._module).eval()
         can = settings.compiled and can_compile(self._device)
+        on_cpu = self._device.type == "cpu" and settings.dtype != "float16"
+        self._module = translated(build(1), weights, settings.batch_shape[1:], self._device,
+                                  (fuse_gate,) if can and on_cpu else ())
+        self._twin = copy.deepcopy(self._module).eval()
         prepare = compiled if can else lambda module: module
         # Around what is compiled: DistributedDataParallel itself is not compiled as a whole.
         self._forward = self.workers.parallel(prepare(self._module))

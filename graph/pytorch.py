@@ -26,6 +26,8 @@ from common.errors import FileError, UserError
 from common.params import ParamsError, difference, read_params
 
 from .graph import Graph, trace
+from .torch_gate import GATE
+from .torch_gate import gate as chaatac
 
 __all__ = ["Untranslatable", "load_params", "operators", "to_pytorch", "weights"]
 
@@ -43,7 +45,7 @@ class _Unsupported(Exception):
     """An attribute of an operator has a value that is not translated."""
 
 
-def to_pytorch(net, image_shape=None, arrays=None):
+def to_pytorch(net, image_shape=None, arrays=None, rules=()):
     """A network as a PyTorch module.
 
     Parameters
@@ -55,6 +57,8 @@ def to_pytorch(net, image_shape=None, arrays=None):
         network.
     arrays : dict of str to numpy.ndarray, optional
         A value for each of a graph's variables.
+    rules : iterable of callable, optional
+        For `Graph.rewrite`: what is to be computed in another way.
 
     Returns
     -------
@@ -80,7 +84,8 @@ def to_pytorch(net, image_shape=None, arrays=None):
         own.setdefault(id(array), nn.Parameter(tensor) if id(array) in trained else tensor)
     tensors = {name: own[id(array)] for name, array in arrays.items()}
     _check_names(tensors)
-    return fx.GraphModule({"training": True, **tensors}, _recorded(graph, tensors), "Network")
+    return fx.GraphModule({"training": True, **tensors}, _recorded(graph.rewrite(*rules), tensors),
+                          "Network")
 
 
 def _gluon_arrays(net):
@@ -331,13 +336,35 @@ def batch_norm(x, gamma, beta, running_mean, running_var, training, eps, momentu
     # In the statistics' precision: compiled, PyTorch would round them to that of x.
     y, mean, inverse_std = torch.native_batch_norm(x.to(running_mean.dtype), gamma, beta, None,
                                                    None, True, 0.0, eps)
-    with torch.no_grad():
-        running_mean.lerp_(mean, 1 - momentum)
-        running_var.lerp_(inverse_std.pow(-2) - eps, 1 - momentum)
+    _move_statistics(running_mean, running_var, mean, inverse_std, eps, momentum)
     return y.to(x.dtype)
 
 
+def _move_statistics(running_mean, running_var, mean, inverse_std, eps, momentum):
+    with torch.no_grad():
+        running_mean.lerp_(mean, 1 - momentum)
+        running_var.lerp_(inverse_std.pow(-2) - eps, 1 - momentum)
+
+
 _normalized = _whole(batch_norm)
+
+
+def gated(x, w1, gamma1, beta1, mean1, var1, w2, gamma2, beta2, mean2, var2, training, eps,
+          momentum):
+    """x * sigmoid(BN(W2 relu(BN(W1 x)))), x (N, C, H, W); in training by `graph.torch_gate`."""
+    if training:
+        y, *found, _ = chaatac(x, w1, gamma1, beta1, w2, gamma2, beta2, eps)
+        _move_statistics(mean1, var1, *found[:2], eps, momentum)
+        _move_statistics(mean2, var2, *found[2:], eps, momentum)
+        return y
+    hidden = F.relu(batch_norm(F.conv2d(x, w1), gamma1, beta1, mean1, var1, False, eps, momentum))
+    return x * torch.sigmoid(batch_norm(F.conv2d(hidden, w2), gamma2, beta2, mean2, var2, False,
+                                        eps, momentum))
+
+
+@_translates(GATE)
+def _gated(x, *parameters, training, eps, momentum):
+    return _whole(gated)(x, *parameters, training, eps, momentum)
 
 
 @_translates("LayerNorm")

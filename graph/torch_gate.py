@@ -1,0 +1,213 @@
+"""ChaATAC's gate as one operator of PyTorch, for training on a CPU.
+
+``x * sigmoid(BN(W2 relu(BN(W1 x))))`` is seven operators, each of which reads and writes maps; for
+few channels that takes most of a training step. `fuse_gate` is the rule that puts one node in their
+place, and `gate` what computes it, by gate.cpp: a file of C++ that is compiled for the channels
+at hand when it is first called. The definition, the parameters' names and the statistics are as they
+were; between the passes only x and ``W1 x`` are kept.
+"""
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.files import replacing
+
+from .graph import Node
+
+__all__ = ["GATE", "MOST_CHANNELS", "fuse_gate", "gate"]
+
+GATE = "_chaatac"    # the node's operator
+MOST_CHANNELS = 64    # with more, products of matrices take the time, which PyTorch computes faster
+_SOURCE = Path(__file__).with_name("gate.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
+          "-shared", "-fPIC")
+_ELEMENTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
+
+
+# ---- the rule ----------------------------------------------------------------------------------
+
+def fuse_gate(node, graph, new):
+    """A rule for `Graph.rewrite`: x * sigmoid(BN(W2 relu(BN(W1 x)))) becomes one node."""
+    if node.op not in ("broadcast_mul", "elemwise_mul"):
+        return None
+    for x, gate_entry in (node.inputs, node.inputs[::-1]):
+        layers = _chain(gate_entry, graph)
+        if layers and layers[-1].inputs[0] == x and x[0].shapes[x[1]] == node.shapes[0]:
+            norm2, conv2, _, norm1, conv1 = layers
+            break
+    else:
+        return None
+    attrs = {key: norm1.attrs[key] for key in ("eps", "momentum")}
+    channels = node.shape()[1]
+    if (channels > MOST_CHANNELS or any(norm2.attrs[key] != attrs[key] for key in attrs)
+            or not all(map(_is_pointwise, (conv1, conv2)))
+            or not all(map(_is_plain, (norm1, norm2)))):
+        return None
+    inputs = (x, conv1.inputs[1], *norm1.inputs[1:], conv2.inputs[1], *norm2.inputs[1:])
+    return Node(GATE, node.name, tuple(map(new, inputs)), attrs, node.shapes), 0
+
+
+def _chain(entry, graph):
+    """The layers between a sigmoid and the gate's input, if each is read by the next alone."""
+    layers = []
+    for kind in ("sigmoid", "BatchNorm", "Convolution", "relu", "BatchNorm", "Convolution"):
+        layer, output = entry
+        if (layer.attrs.get("act_type", layer.op) != kind
+                or len(graph.readers(layer, output)) != 1):
+            return None
+        layers.append(layer)
+        entry = layer.inputs[0]
+    return layers[1:]
+
+
+def _is_pointwise(conv):
+    return (conv.attrs["kernel"] == (1, 1) and conv.attrs.get("no_bias")
+            and conv.attrs.get("stride", (1, 1)) == (1, 1)
+            and conv.attrs.get("pad", (0, 0)) == (0, 0) and conv.attrs.get("num_group", 1) == 1)
+
+
+def _is_plain(norm):
+    return (norm.attrs.get("axis", 1) == 1 and not norm.attrs.get("fix_gamma", True)
+            and not norm.attrs.get("use_global_stats"))
+
+
+# ---- the operator ------------------------------------------------------------------------------
+
+@torch.library.custom_op("atac::gate", mutates_args=())
+def gate(x: Tensor, w1: Tensor, gamma1: Tensor, beta1: Tensor, w2: Tensor, gamma2: Tensor,
+         beta2: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gated map, in training.
+
+    Parameters
+    ----------
+    x : Tensor (N, C, H, W), float32 or bfloat16
+    w1 : Tensor (C / r, C, 1, 1)
+    gamma1, beta1 : Tensor (C / r,)
+    w2 : Tensor (C, C / r, 1, 1)
+    gamma2, beta2 : Tensor (C,)
+    eps : float
+        Of both normalisations.
+
+    Returns
+    -------
+    y : Tensor (N, C, H, W)
+    mean1, inverse_std1, mean2, inverse_std2 : Tensor
+        The batch's statistics, (C / r,) and (C,).
+    z1 : Tensor (N, C / r, H, W)
+        ``W1 x``, which the backward pass reads.
+    """
+    x = _in_rows(x)
+    outputs = _outputs(x, w1)
+    y, *statistics, z1 = outputs
+    _library(x, w1).forward(
+        _gate(x, [w1, gamma1, beta1, w2, gamma2, beta2], statistics, eps), _address(x),
+        _address(z1), _address(y))
+    return outputs
+
+
+def _outputs(x, w1):
+    hidden, channels = w1.shape[:2]
+    statistics = [w1.new_empty(size) for size in (hidden, hidden, channels, channels)]
+    z1 = torch.empty((x.size(0), hidden, *x.shape[2:]), dtype=x.dtype, device=x.device,
+                     memory_format=torch.channels_last)
+    return torch.empty_like(x), *statistics, z1
+
+
+@gate.register_fake
+def _(x, w1, *_):
+    return _outputs(x.to(memory_format=torch.channels_last), w1)
+
+
+@torch.library.custom_op("atac::gate_backward", mutates_args=())
+def gate_backward(dy: Tensor, x: Tensor, z1: Tensor, parameters: list[Tensor],
+                  statistics: list[Tensor], eps: float) -> list[Tensor]:
+    """Gradients of x and of the six parameters, for the gradient `dy` of the gated map."""
+    dy, x = _in_rows(dy), _in_rows(x)
+    dx, scratch = torch.empty_like(x), torch.empty_like(z1)
+    gradients = [torch.empty_like(parameter) for parameter in parameters]
+    _library(x, parameters[0]).backward(
+        _gate(x, parameters, statistics, eps), _address(x), _address(z1), _address(dy),
+        _address(scratch), _addresses(gradients), _address(dx))
+    return [dx, *gradients]
+
+
+@gate_backward.register_fake
+def _(dy, x, z1, parameters, statistics, eps):
+    return [torch.empty_like(x, memory_format=torch.channels_last),
+            *map(torch.empty_like, parameters)]
+
+
+def _keep(ctx, inputs, output):
+    x, *parameters, ctx.eps = inputs
+    _, *statistics, z1 = output
+    ctx.save_for_backward(x, z1, *parameters, *statistics)
+
+
+def _backward(ctx, dy, *_):
+    x, z1, *others = ctx.saved_tensors
+    return *gate_backward(dy, x, z1, others[:6], others[6:], ctx.eps), None
+
+
+gate.register_autograd(_backward, setup_context=_keep)
+
+
+# ---- the library -------------------------------------------------------------------------------
+
+class _Gate(ctypes.Structure):
+    _fields_ = [("arrays", ctypes.c_void_p * 10), ("epsilon", ctypes.c_float),
+                ("positions", ctypes.c_int64), ("threads", ctypes.c_int)]
+
+
+def _gate(x, parameters, statistics, eps):
+    return ctypes.byref(_Gate(_addresses([*parameters, *statistics]), eps,
+                              x.numel() // x.size(1), torch.get_num_threads()))
+
+
+def _in_rows(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _address(tensor):
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _addresses(tensors):
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _library(x, w1):
+    return _compiled(x.size(1), w1.size(0), _ELEMENTS[x.dtype])
+
+
+@cache
+def _compiled(channels, hidden, element):
+    """gate.cpp, compiled for so many channels; it is kept where PyTorch's compiler keeps its."""
+    command = [os.environ.get("CXX", "g++"), *_FLAGS, f"-DCHANNELS={channels}",
+               f"-DHIDDEN={hidden}", f"-DELEMENT={element}", str(_SOURCE), "-o"]
+    key = hashlib.sha256(" ".join(command).encode() + _SOURCE.read_bytes() + _cpu()).hexdigest()
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.mkdtemp()
+    path = Path(folder, f"gate-{key[:32]}.so")
+    if not path.exists():
+        with replacing(path) as temporary:
+            done = subprocess.run([*command, str(temporary)], capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"{command[0]} cannot compile {_SOURCE.name} (--no-compile goes "
+                                f"without it): {done.stderr.strip().splitlines()[-1:]}")
+    return ctypes.CDLL(str(path))
+
+
+def _cpu():
+    """What this machine's processors can do: a home may be that of several machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return b""
+    return next((line for line in lines if line.startswith((b"flags", b"Features"))), b"")
