@@ -100,7 +100,8 @@ template <int N, int K> void multiply(Tile<N>& out, const Tile<K>& a, const Matr
 
 // out += transposed(a) b
 template <int M, int N> void add_products(Matrix<M, N>& out, const Tile<M>& a, const Tile<N>& b) {
-    constexpr int vectors = Tile<N>::vectors, at_once = M % 8 == 0 && vectors < 4 ? 8 : M % 4 ? 1 : 4;
+    constexpr int vectors = Tile<N>::vectors;
+    constexpr int at_once = M % 8 == 0 && vectors < 4 ? 8 : M % 4 == 0 ? 4 : 1;
     for (int m = 0; m < M; m += at_once) {
         typename Tile<N>::Vector sums[at_once][vectors] = {};
         for (int row = 0; row < TILE; ++row)
@@ -116,19 +117,20 @@ template <int M, int N> void add_products(Matrix<M, N>& out, const Tile<M>& a, c
 // To a few units in the last place: exp is 2 to the nearest whole number, put into the exponent,
 // times a polynomial of the rest.
 template <int N> typename Row<N>::Vector sigmoid(typename Row<N>::Vector x) {
-    typedef typename Row<N>::Integers Integers;
-    auto power = x * -1.44269504f;
-    power = power < -126.f ? power * 0 - 126.f : power;
-    power = power > 126.f ? power * 0 + 126.f : power;
-    auto whole = power + 12582912.f;    // 1.5 * 2^23: what follows the point is rounded off
-    auto rest = power - (whole - 12582912.f);
-    auto y = rest * 1.5353362e-4f + 1.3398874e-3f;
+    using Vector = typename Row<N>::Vector;
+    using Integers = typename Row<N>::Integers;
+    Vector power = x * -1.44269504f, most = Vector{} + 126.f;
+    power = power < -most ? -most : power;
+    power = power > most ? most : power;
+    Vector whole = power + 12582912.f;    // 1.5 * 2^23: what follows the point is rounded off
+    Vector rest = power - (whole - 12582912.f);
+    Vector y = rest * 1.5353362e-4f + 1.3398874e-3f;
     y = y * rest + 9.6184370e-3f;
     y = y * rest + 5.5503324e-2f;
     y = y * rest + 2.4022648e-1f;
     y = y * rest + 6.9314720e-1f;
     y = y * rest + 1.f;
-    y = (typename Row<N>::Vector)((Integers)y + ((Integers)whole << 23));
+    y = (Vector)((Integers)y + ((Integers)whole << 23));
     return 1.f / (1.f + y);
 }
 
@@ -255,11 +257,12 @@ struct Nothing {
     void add(const Nothing&) {}
 };
 
-void apply_relu(Tile<H>& tile, const Norm<H>& norm) {
+void normalize_and_relu(Tile<H>& tile, const Norm<H>& norm) {
+    const Row<H>::Vector zero = {};
     for (int row = 0; row < TILE; ++row)
         for (int v = 0; v < Row<H>::vectors; ++v) {
             auto value = tile(row, v) * norm.scale(v) + norm.shift(v);
-            tile(row, v) = value > 0.f ? value : value * 0;
+            tile(row, v) = value < zero ? zero : value;    // NaN stays
         }
 }
 
@@ -297,7 +300,7 @@ void forward(const Gate* gate, const Element* x, Element* z1, Element* y) {
     auto second = [&](int64_t first, int rows, Tile<C>& z2) {
         Tile<H> hidden;
         read(hidden, z1 + first * H, rows);
-        apply_relu(hidden, norm1);
+        normalize_and_relu(hidden, norm1);
         multiply(z2, hidden, w2);
     };
     over_tiles<Moments<C>>(gate->positions, gate->threads,
@@ -341,7 +344,7 @@ void backward(const Gate* gate, const Element* x, const Element* z1, const Eleme
         read(image, x + first * C, rows);
         read(gradient, dy + first * C, rows);
         read(hidden, z1 + first * H, rows);
-        apply_relu(hidden, norm1);
+        normalize_and_relu(hidden, norm1);
         multiply(z2, hidden, w2);
         for (int v = 0; v < Row<C>::vectors; ++v)
             for (int row = 0; row < TILE; ++row) {
@@ -368,7 +371,8 @@ void backward(const Gate* gate, const Element* x, const Element* z1, const Eleme
         [&](int64_t first, int rows, HiddenSums& sums) {
             Tile<H> hidden, dhidden, z;
             Tile<C> dz2, past;
-            through_gate(first, rows, hidden, [&](int row, int v, auto z, auto gradient, auto direct) {
+            through_gate(first, rows, hidden, [&](int row, int v, auto z, auto gradient,
+                                                  auto direct) {
                 past(row, v) = direct;
                 dz2(row, v) = norm2.scale(v) * (gradient - mean2(v) - z * slope2(v));
             });
@@ -378,9 +382,10 @@ void backward(const Gate* gate, const Element* x, const Element* z1, const Eleme
             multiply(dhidden, dz2, w2_back);
             read(z, z1 + first * H, rows);
             Row<H> plain = {}, scaled = {};
+            const Row<H>::Vector zero = {};
             for (int v = 0; v < Row<H>::vectors; ++v)
                 for (int row = 0; row < TILE; ++row) {
-                    auto gradient = hidden(row, v) > 0.f ? dhidden(row, v) : dhidden(row, v) * 0;
+                    auto gradient = hidden(row, v) > zero ? dhidden(row, v) : zero;
                     dhidden(row, v) = gradient;
                     plain(v) += gradient;
                     scaled(v) += gradient * (z(row, v) - norm1.mean(v)) * norm1.inverse_std(v);

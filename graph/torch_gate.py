@@ -1,10 +1,10 @@
 """ChaATAC's gate as one operator of PyTorch, for training on a CPU.
 
-``x * sigmoid(BN(W2 relu(BN(W1 x))))`` is seven operators, each of which reads and writes maps; for
-few channels that takes most of a training step. `fuse_gate` is the rule that puts one node in their
-place, and `gate` what computes it, by gate.cpp: a file of C++ that is compiled for the channels
-at hand when it is first called. The definition, the parameters' names and the statistics are as they
-were; between the passes only x and ``W1 x`` are kept.
+``x * sigmoid(BN(W2 relu(BN(W1 x))))`` is seven operators, each of which reads and writes maps;
+with few channels that takes most of a training step. The rule `fuse_gate` puts one node in their
+place, and `gate` computes it, by gate.cpp, which is compiled for the channels at hand when it is
+first needed. Definition, parameters' names and statistics stay as they are; between the passes
+only x and ``W1 x`` are kept.
 """
 import ctypes
 import hashlib

@@ -113,6 +113,16 @@ def test_large_and_tiny_inputs_of_the_sigmoid_are_finite():
     assert torch.equal(y[:, -1], x[:, -1]) and y[:, 0].abs().max() < 1e-30
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_so(number):
+    x, dy, parameters = _drawn((2, 16, 8, 8), 8)
+    x[0, 3, 2, 2] = number
+    own = [each.detach().requires_grad_() for each in (x, *parameters)]
+    y = gate(*own, EPS)[0]
+    y.backward(dy)
+    assert not y.isfinite().all() and not own[1].grad.isfinite().all()
+
+
 def test_maps_in_another_memory_format_are_brought_into_the_one_it_needs():
     x, dy, parameters = _drawn((2, 16, 6, 5), 8)
     results = []
