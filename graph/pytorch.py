@@ -29,7 +29,7 @@ from .graph import Graph, trace
 from .torch_gate import GATE
 from .torch_gate import gate as chaatac
 
-__all__ = ["Untranslatable", "load_params", "operators", "to_pytorch", "weights"]
+__all__ = ["Untranslatable", "load_params", "to_pytorch", "weights"]
 
 # Attributes that say how to compute, not what; or what the inputs' shapes say, too.
 _IGNORED = {"workspace", "cudnn_tune", "cudnn_off", "num_args", "num_filter", "num_hidden",
@@ -174,11 +174,6 @@ def _translated(node, values, training):
 
 def _refuse(**attrs):
     raise _Unsupported(", ".join(f"{key}={value!r}" for key, value in attrs.items()))
-
-
-def operators():
-    """Names of MXNet's operators that are translated, sorted."""
-    return sorted(_OPERATORS)
 
 
 # ---- weights -----------------------------------------------------------------------------------
