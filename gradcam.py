@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.arguments import Parser, Scope, list_of, natural, positive_int
 from common.errors import UserError, run_script
+from common.files import writing
 from common.tables import records_table
 from common.threads import set_threads
 from engines.devices import select_devices
@@ -81,7 +82,7 @@ def main(argv=None):
     names = subjects[0].data["class_names"]
     label = None if options.label is None else class_index(options.label, names)
     pictures, more = get_pictures(options, subjects[0].data, load_data)
-    try:
+    with writing(output.parent):
         report.gallery(output, subjects, pictures, options.method, options.layer, label)
         print(f"gallery:      {output}")
         for subject in subjects if options.gates else ():
@@ -96,9 +97,6 @@ def main(argv=None):
             rows = report.faithfulness(path, subjects, more(options.faithfulness),
                                        options.method, options.layer, label)
             print(f"faithfulness: {path}", records_table(rows), sep="\n\n")
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or output.parent}: "
-                        f"{error.strerror}") from None
     return 0
 
 

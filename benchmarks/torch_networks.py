@@ -3,25 +3,11 @@
 Same layers, same shapes, same number of trained parameters as `model.ResNetV2CIFAR` and
 `model.resnet_v1b`; nothing here is used by the project itself.
 """
-import torch
 from torch import nn
 
-__all__ = ["UNITS", "ChaATAC", "CIFARResNet", "ResNet50V1b"]
+from docs.atac_pytorch import ChaATAC
 
-
-class ChaATAC(nn.Module):
-    """x * sigmoid(BN(W2 relu(BN(W1 x)))), (N, C, H, W) -> the same (arXiv 2007.07729)."""
-
-    def __init__(self, channels, reduction=2):
-        super().__init__()
-        hidden = max(channels // reduction, 1)
-        self.gate = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, channels, 1, bias=False), nn.BatchNorm2d(channels))
-
-    def forward(self, x):
-        return x * torch.sigmoid(self.gate(x))
+__all__ = ["UNITS", "CIFARResNet", "ResNet50V1b"]
 
 
 def _relu(_channels):

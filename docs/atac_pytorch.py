@@ -42,7 +42,7 @@ class ChaATAC(_Gated):
 
     def __init__(self, channels, reduction=2):
         inner = max(channels // reduction, 1)
-        super().__init__(_pointwise(channels, inner), nn.BatchNorm2d(inner), nn.ReLU(),
+        super().__init__(_pointwise(channels, inner), nn.BatchNorm2d(inner), nn.ReLU(inplace=True),
                          _pointwise(inner, channels), nn.BatchNorm2d(channels))
 
 
@@ -54,7 +54,7 @@ class SpaATAC(_Gated):
 
     def __init__(self, channels, kernel_size=3, dilation=1):
         super().__init__(_depthwise(channels, kernel_size, dilation), nn.BatchNorm2d(channels),
-                         nn.ReLU(),
+                         nn.ReLU(inplace=True),
                          _depthwise(channels, kernel_size, dilation), nn.BatchNorm2d(channels))
 
 
@@ -68,5 +68,5 @@ class SeqATAC(_Gated):
     def __init__(self, channels, reduction=2, kernel_size=3, dilation=1):
         inner = max(channels // reduction, 1)
         super().__init__(_depthwise(channels, kernel_size, dilation), nn.BatchNorm2d(channels),
-                         _pointwise(channels, inner), nn.BatchNorm2d(inner), nn.ReLU(),
+                         _pointwise(channels, inner), nn.BatchNorm2d(inner), nn.ReLU(inplace=True),
                          _pointwise(inner, channels), nn.BatchNorm2d(channels))

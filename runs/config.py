@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.arguments import RECORDED_THREADS, Scope, replaced
 from common.errors import UserError
-from common.files import read_json, write_json
+from common.files import read_json, write_json, writing
 from common.threads import MOST_THREADS
 from machines.client import get_client
 
@@ -187,9 +187,7 @@ def first_change(options, stored):
 
 def write_config(run, options):
     """Write the options into config.json, for --config and --resume; and the threads' number."""
-    try:
+    with writing(run.config):
         write_json(run.config, {**{name: value for name, value in vars(options).items()
                                    if not scope_of(name) & Scope.INVOCATION}, "name": run.name,
                                 RECORDED_THREADS: int(os.environ["OMP_NUM_THREADS"])})
-    except OSError as error:
-        raise UserError(f"cannot write {run.config}: {error.strerror}") from None
