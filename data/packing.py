@@ -267,7 +267,7 @@ def _problem(records, number, classes):
     key = int(records.keys[number])
     if header.label >= classes:
         return f"its label is {header.label}, but there are {classes} classes"
-    if header.number != key:
+    if header.number not in (key, 0):       # some packers number none
         return f"it calls itself record {header.number}"
     if key in records.listing and records.listing[key][0] != header.label:
         return f"its label is {header.label}, the list says {records.listing[key][0]}"
@@ -280,25 +280,31 @@ def _problem(records, number, classes):
 def make_index(rec, log=print):
     """Write the .idx file of a record file, atomically; returns 0.
 
+    Records have the numbers that they were packed as, unless one comes twice: some packers give
+    all of them 0. Then they are counted.
+
     Raises
     ------
     DataError
         If the record file is missing or damaged, or the index cannot be written.
     """
     rec = home_path(rec)
-    place, lines = 0, []
+    place, places, numbers = 0, [], []
     with open_file(rec) as stream:
         size = os.fstat(stream.fileno()).st_size
         while place < size:
             try:
                 header, after = read_head(stream.fileno(), place)
             except DataError as error:
-                raise DataError(f"{rec} is damaged after {len(lines):,} records: {error}"
+                raise DataError(f"{rec} is damaged after {len(places):,} records: {error}"
                                 ) from None
-            lines.append(f"{header.number}\t{place}\n")
+            places.append(place)
+            numbers.append(header.number)
             place = after
+    if len(set(numbers)) < len(numbers):
+        numbers = range(len(places))
     target = rec.with_suffix(".idx")
     with writing(target.parent):
-        write_text(target, "".join(lines))
-    log(f"{target}: {len(lines):,} records")
+        write_text(target, "".join(f"{key}\t{start}\n" for key, start in zip(numbers, places)))
+    log(f"{target}: {len(places):,} records")
     return 0

@@ -173,6 +173,17 @@ def test_the_index_is_made_from_the_records(packed, tmp_path):
     assert RecordFile(tmp_path / "val.rec").class_names() == ["0", "1", "2"]
 
 
+def test_records_without_numbers_of_their_own_are_counted(tmp_path):
+    writer = mx.recordio.MXRecordIO(str(tmp_path / "x.rec"), "w")
+    for label in range(3):
+        writer.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(label), 0, 0), jpeg(drawn(0))))
+    writer.close()
+    make_index(tmp_path / "x.rec", log=lambda line: None)
+    records = RecordFile(tmp_path / "x.rec")
+    assert records.keys.tolist() == records.labels.tolist() == [0, 1, 2]
+    assert verify(tmp_path, log=lambda line: None) == 0
+
+
 def test_an_index_of_another_file_is_refused(packed, tmp_path):
     (tmp_path / "a.rec").write_bytes((packed / "val.rec").read_bytes()[:200])
     with pytest.raises(DataError, match="is not the index of"):
