@@ -130,7 +130,7 @@ class _HelpFormatter(argparse.HelpFormatter):
     """Adds the default to an option's help, where there is one and the help is silent on it."""
 
     def _get_help_string(self, action):
-        silent = action.default in (None, False, argparse.SUPPRESS)
+        silent = action.default in (None, argparse.SUPPRESS) or action.default is False
         if silent or "default:" in action.help:
             return action.help
         return f"{action.help} (default: %(default)s)"

@@ -3,14 +3,13 @@
 MXNet's own im2rec.py packs what OpenCV decodes and prints a trace for the rest, leaves EXIF
 rotation and truncated files to chance, and writes in place.
 """
-import argparse
 import io
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from common.arguments import natural, seed, threads
+from common.arguments import Parser, natural, seed, threads, whole_number
 from common.errors import DataError, UserError
 from common.files import home_path, open_file, read_bytes, scratch_folder, write_text, writing
 from common.progress import Progress
@@ -33,8 +32,7 @@ def main(argv=None):
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(prog="python -m data.imagenet", allow_abbrev=False,
-                                     description="RecordIO files of images.")
+    parser = Parser(prog="python -m data.imagenet", description="RecordIO files of images.")
     commands = parser.add_subparsers(required=True, metavar="pack|verify|index")
 
     command = commands.add_parser("pack", help="pack FOLDER/train/<class>/ and FOLDER/val/<class>/")
@@ -42,12 +40,11 @@ def make_parser():
     command.add_argument("out", metavar="OUT", help="folder to make: train.rec, val.rec, "
                          "their .idx and .lst, synset.txt; skipped.txt if need be")
     command.add_argument("--resize", type=natural, default=480, metavar="PX",
-                         help="shrink the shorter side to this; never enlarges; 0 keeps the "
-                              "size (default: 480)")
-    command.add_argument("--quality", type=int, default=95, metavar="Q", choices=range(1, 101),
-                         help="of the JPEGs, 1 to 100 (default: 95)")
+                         help="shrink the shorter side to this; never enlarges; 0 keeps the size")
+    command.add_argument("--quality", type=whole_number(1, 100), default=95, metavar="Q",
+                         help="of the JPEGs, 1 to 100")
     command.add_argument("-j", "--num-workers", type=threads, default=4, metavar="N",
-                         help="threads (default: 4)")
+                         help="threads")
     command.add_argument("--seed", type=seed, default=0, metavar="N",
                          help="of the training records' order")
     command.set_defaults(action=lambda o: pack(o.folder, o.out, o.resize, o.quality,
@@ -56,7 +53,7 @@ def make_parser():
     command = commands.add_parser("verify", help="read and decode record by record")
     command.add_argument("out", metavar="OUT", help="folder with .rec files, or one .rec file")
     command.add_argument("-j", "--num-workers", type=threads, default=4, metavar="N",
-                         help="threads (default: 4)")
+                         help="threads")
     command.set_defaults(action=lambda o: verify(o.out, o.num_workers))
 
     command = commands.add_parser("index", help="write the missing .idx of a record file")

@@ -11,11 +11,11 @@ first N images do not depend on how many follow. In the CIFAR-10 format, for oth
 
     python -m data.shapes OUT_DIR
 """
-import argparse
 from pathlib import Path
 
-from common.errors import DataError, FileError, run_script
-from common.files import home_path, write_bytes, write_text
+from common.arguments import Parser, seed, whole_number
+from common.errors import DataError, run_script
+from common.files import home_path, write_bytes, write_text, writing
 from data.dataset import DATASETS, Dataset, ImageSet
 
 __all__ = ["CLASS_NAMES", "MEAN", "STD", "load_shapes", "draw_split", "write_cifar_files"]
@@ -110,30 +110,24 @@ def _records(image_set):
 
 
 def parse_args(argv=None):
-    from common.arguments import seed, whole_number
-
-    parser = argparse.ArgumentParser(
-        prog="python -m data.shapes",
-        description="Write the data set 'shapes' in the binary format of CIFAR-10.")
+    parser = Parser(prog="python -m data.shapes",
+                    description="Write the data set 'shapes' in the binary format of CIFAR-10.")
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write into; made if absent")
     parser.add_argument("--train", type=whole_number(1, _MOST_IMAGES), default=TRAIN_IMAGES,
-                        metavar="N", help="training images (default: %(default)s)")
+                        metavar="N", help="training images")
     parser.add_argument("--test", type=whole_number(1, _MOST_IMAGES), default=TEST_IMAGES,
-                        metavar="N", help="test images (default: %(default)s)")
+                        metavar="N", help="test images")
     parser.add_argument("--seed", type=seed, default=0, metavar="N",
-                        help="0 draws the images that --dataset shapes has (default: %(default)s)")
+                        help="0 draws the images that --dataset shapes has")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     folder = home_path(args.out_dir)
-    try:
+    with writing(folder):
         write_cifar_files(folder, draw_split("train", args.train, args.seed),
                           draw_split("test", args.test, args.seed))
-    except (OSError, ValueError) as error:      # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"cannot write to {folder}: {reason}") from None
     print(f"{folder}: {args.train:,} training and {args.test:,} test images of "
           f"{len(CLASS_NAMES)} classes")
     return 0

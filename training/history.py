@@ -1,5 +1,4 @@
 """What a run leaves to read: a log, one row of figures an epoch, curves."""
-import argparse
 import contextlib
 import csv
 import io
@@ -10,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from common.arguments import Parser
 from common.errors import UserError, run_script
 from common.files import check_not_input, open_to_append, read_bytes, read_text, write_text
 from common.plots import make_figure, save_figure
@@ -242,8 +242,8 @@ def draw_curves(rows, path, title, val_name="test"):
 
 def main(argv=None):
     """``python -m training.history FILE [--out FILE.png]``: what a log says."""
-    parser = argparse.ArgumentParser(prog="python -m training.history",
-                                     description="Summarise and draw a run's history.")
+    parser = Parser(prog="python -m training.history",
+                    description="Summarise and draw a run's history.")
     parser.add_argument("file", help="a run's folder, a metrics.csv, or a log of this project or "
                                      "of the authors' scripts")
     parser.add_argument("--out", metavar="FILE.png", help="draw the curves")

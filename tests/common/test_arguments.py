@@ -111,3 +111,12 @@ def test_a_file_sets_an_option_that_flags_set_too(tmp_path):
     assert (options.attention, options.mode) == ("CBAM", "imperative")
     options = parser.parse_args(["--use_se", "--use-gn"])
     assert (options.attention, options.norm_layer) == ("SE", "GroupNorm")
+
+
+def test_help_says_each_default_also_if_it_is_0():
+    parser = Parser(prog="test")
+    for flag, default in (("--zero", 0), ("--none", None), ("--off", False), ("--some", 5)):
+        parser.add_argument(flag, default=default, help=f"{flag[2:]} text")
+    shown = parser.format_help()
+    assert "zero text (default: 0)" in shown and "some text (default: 5)" in shown
+    assert shown.count("default:") == 2
