@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
@@ -285,17 +286,16 @@ def _rate(images_per_s):
 
 def machine(options):
     """One paragraph: what all of it was measured on."""
-    model = next((line.partition(":")[2].strip() for line in
-                  Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.processor())
-    flags = Path("/proc/cpuinfo").read_text()
+    cpus = Path("/proc/cpuinfo").read_text()
+    model = re.search("^model name.*: (.*)", cpus, re.MULTILINE)
     wide = next((name for flag, name in (("amx_bf16", "AMX bf16"), ("avx512_bf16", "AVX-512 bf16"),
                                          ("avx512f", "AVX-512, no bf16"), ("avx2", "AVX2"))
-                 if flag in flags), "no AVX2")
+                 if flag in cpus), "no AVX2")
     found = _versions(sys.executable, "mxnet numpy onnxruntime openvino")
     if options.torch_python:
         found += _versions(options.torch_python, "torch")
-    return (f"{datetime.date.today()}; {physical_cores()} cores of {model} ({wide}), "
+    return (f"{datetime.date.today()}; {physical_cores()} cores of "
+            f"{model[1] if model else platform.processor()} ({wide}), "
             f"{platform.system()}, Python {platform.python_version()}, {', '.join(found)}; "
             f"{options.rounds} rounds.")
 

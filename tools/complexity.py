@@ -91,14 +91,13 @@ def format_layers(complexity, style="text"):
     header = ["<layer", "operator", "output", "parameters", "multiply-adds", "paper's rule"]
     rows = [[layer.name, layer.op, "x".join(map(str, layer.output_shape)),
              *(f"{value:,}" for value in layer[3:])] for layer in complexity.layers]
-    total = complexity
     return "\n".join([
         _TABLES[style](header, rows), "",
-        f"parameters: {total.num_params:,} trained, "
-        f"{total.num_params_with_statistics:,} with running statistics"
+        f"parameters: {complexity.num_params:,} trained, "
+        f"{complexity.num_params_with_statistics:,} with running statistics"
         f"{'' if style == 'text' else '  '}",
-        f"GFLOPs: {total.multiply_adds / 1e9:.3f} (a multiply-add counted once), "
-        f"{total.reference_flops / 1e9:.3f} (by the rule of the paper's code)"])
+        f"GFLOPs: {complexity.multiply_adds / 1e9:.3f} (a multiply-add counted once), "
+        f"{complexity.reference_flops / 1e9:.3f} (by the rule of the paper's code)"])
 
 
 def format_table(measured, style="text"):
