@@ -68,6 +68,8 @@ def main(argv=None):
                         "--list), or --onnx FILE, or --all-released")
     if options.onnx:
         return score_onnx(options)
+    if options.runtime != "onnxruntime":
+        raise UserError("--runtime says what runs the file of --onnx, which is not given")
     options, devices = settle_engine(options)
     if options.all_released:
         return score_released(options, devices)
@@ -79,9 +81,10 @@ def score_onnx(options):
     """Score the file that --onnx names; return the exit code."""
     from exporting.opening import open_file
 
-    if (options.dtype, options.engine) != ("float32", "auto") or options.gpus or options.num_gpus:
+    if ((options.dtype, options.engine, options.mode) != ("float32", "auto", "hybrid")
+            or options.gpus or options.num_gpus):
         raise UserError("--onnx runs on the CPU, in the file's own precision: --dtype, --engine, "
-                        "--gpus and --num-gpus have no meaning for it")
+                        "--mode, --gpus and --num-gpus have no meaning for it")
     file = open_file(options.onnx, options.runtime)
     description = file.description or {"model": "unknown", "options": {},
                                        "dataset": {"image_size": file.image_size}}
@@ -136,7 +139,7 @@ def score_released(options, devices):
         own = replaced(options, params=str(released.path))
         predictor, description, dataset, batches = evaluation.open_params(own, devices)
         print(f"{released.name}: {dataset.description}")
-        scores, seconds = evaluation.score(predictor, batches)
+        scores, seconds = evaluation.score(predictor, batches, options.crops)
         evaluation.append_scores(own, description, dataset, scores, seconds)
         found.append((released, description, scores))
     print("\n" + to_markdown(released_table(found)))

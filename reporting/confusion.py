@@ -14,7 +14,7 @@ from runs.evaluation import make_predictor
 __all__ = ["evaluate_run", "confusion_matrix", "most_confused", "to_csv"]
 
 # How evaluate.py predicts, unless it is told otherwise.
-_HOW = {"engine": "mxnet", "batch_size": 128, "dtype": "float32", "mode": "hybrid", "crops": 1}
+_HOW = {"engine": "mxnet", "batch_size": 128, "dtype": "float32", "mode": "hybrid"}
 
 
 _read = cache(get_dataset)    # runs share their data

@@ -85,7 +85,7 @@ def make_predictor(options, devices, description, dataset):
 
     Returns
     -------
-    engines.predictor.Predictor, or the like
+    engines.predictor.Predictor
     """
     from engines.gluon import to_contexts
 
@@ -100,13 +100,11 @@ def make_predictor(options, devices, description, dataset):
     if options.engine == "pytorch":
         from engines.pytorch import make_predictor
 
-        predictor = make_predictor(net, shape[1:], devices[0], options.dtype, *statistics)
-    else:
-        from engines.gluon import make_predictor
+        return make_predictor(net, shape[1:], devices[0], options.dtype, *statistics)
+    from engines.gluon import make_predictor
 
-        predictor = make_predictor(net, shape, contexts, options.dtype, *statistics,
-                                   compiled=options.mode == "hybrid")
-    return _Averaged(predictor, options.crops) if options.crops > 1 else predictor
+    return make_predictor(net, shape, contexts, options.dtype, *statistics,
+                          compiled=options.mode == "hybrid")
 
 
 class _Averaged:
@@ -132,17 +130,18 @@ class _Averaged:
 def score_and_report(options, predictor, description, dataset, batches):
     """Score a network and say how it did; returns the exit code."""
     check_csv(options)
-    scores, seconds = score(predictor, batches)
+    scores, seconds = score(predictor, batches, options.crops)
     report(description, dataset, scores, seconds)
     append_scores(options, description, dataset, scores, seconds)
     return 0
 
 
-def score(predictor, batches):
-    """Scores on the test images, and the seconds that took."""
+def score(predictor, batches, crops):
+    """Scores on the test images, and the seconds that took; `crops` are of each image."""
     from common.progress import Progress
     from training.scores import evaluate
 
+    predictor = _Averaged(predictor, crops) if crops > 1 else predictor
     start = time.monotonic()
     with closing(Progress("evaluating", len(batches))) as progress:
         scores = evaluate(predictor, batches, progress)

@@ -9,6 +9,7 @@ from mxnet import nd
 
 import compare
 import evaluate
+import export
 import gradcam
 from data import get_dataset
 from data.photos import Decoding, FolderPhotos, PhotoBatches
@@ -105,11 +106,14 @@ def photographs(tmp_path_factory):
     return folder, _saved(folder, "net", _described("resnet18", dataset, width=1 / 16), classes=3)
 
 
-@pytest.mark.parametrize("crops", [1, 10])
-def test_scores_of_photographs(crops, photographs, tmp_path):
+@pytest.mark.parametrize("crops, form", [(1, "params"), (10, "params"), (10, "onnx")])
+def test_scores_of_photographs(crops, form, photographs, tmp_path):
     """Of several crops, the shares of an image's own crops are averaged; batches of 4, 4 and 1."""
     folder, net = photographs
-    row = _scored("--params", folder / "net.params", "--data-dir", folder / "tree", "--crops",
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        export.main(["--params", str(folder / "net.params"), "--overwrite"])
+    row = _scored(f"--{form}", folder / f"net.{form}", "--data-dir", folder / "tree", "--crops",
                   crops, "--batch-size", 4, folder=tmp_path)
     batches = PhotoBatches(FolderPhotos(folder / "tree/val"), 9,
                            Decoding(32, crops=crops), train=False)

@@ -78,6 +78,15 @@ def test_one_thing_is_scored(argv):
         evaluate.main(argv)
 
 
+@pytest.mark.parametrize("argv, words", [
+    (["--onnx", "a.onnx", "--no-compile"], "--mode, --gpus and --num-gpus have no meaning for it"),
+    (["--onnx", "a.onnx", "--engine", "pytorch"], "--onnx runs on the CPU"),
+    (["--params", "a.params", "--runtime", "openvino"], "--runtime says what runs the file of")])
+def test_options_of_another_kind_of_file_are_refused(argv, words):
+    with pytest.raises(UserError, match=words):
+        evaluate.main(argv)
+
+
 def test_an_unknown_released_name_is_an_error():
     with pytest.raises(UserError, match="no released parameters are named x"):
         evaluate.main(["--pretrained", "x"])
