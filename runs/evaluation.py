@@ -136,7 +136,7 @@ def score_and_report(options, predictor, description, dataset, batches):
     return 0
 
 
-def score(predictor, batches, crops):
+def score(predictor, batches, crops=1):
     """Scores on the test images, and the seconds that took; `crops` are of each image."""
     from common.progress import Progress
     from training.scores import evaluate
