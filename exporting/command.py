@@ -33,6 +33,8 @@ def check_options(options):
     for flag, formats in _FORMATS.items():
         if getattr(options, flag) and options.format not in formats:
             raise UserError(f"--{flag.replace('_', '-')} is for --format {' and '.join(formats)}")
+    if options.calibration_images and not options.int8:
+        raise UserError("--calibration-images says how many calibrate --int8, which is not given")
 
 
 def require_packages(options):

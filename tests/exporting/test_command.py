@@ -21,6 +21,11 @@ def test_options_of_another_format_are_refused_by_name(form, argv):
         export.main(["--params", "a.params", "--format", form, *argv])
 
 
+def test_nothing_is_calibrated_but_8_bits():
+    with pytest.raises(UserError, match="--calibration-images says how many calibrate --int8"):
+        export.main(["--params", "a.params", "--calibration-images", "9"])
+
+
 def test_without_pytorch_a_line_says_what_to_install(tmp_path):
     (tmp_path / "torch.py").write_text(
         "raise ModuleNotFoundError('No module named torch', name='torch')")
