@@ -11,6 +11,7 @@ import evaluate
 from common.errors import UserError
 from common.files import read_json, sha256
 from common.params import check_params
+from reporting.means import paired_difference
 from runs import evaluation
 from runs import released as listed
 from tests.scripts import ROOT, assert_user_error, run
@@ -205,14 +206,17 @@ def test_the_readme_s_table_of_the_paper_s_grid_is_that_of_its_runs():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     published = {entry["act_type"]: entry["accuracy"][0] for entry
                  in read_json(ROOT / "studies" / "paper.json")["published"]["best"]}
-    means = []
+    by_seed = {}
     for unit, title in (("relu", "ReLU"), ("ChaATAC", "ChaATAC")):
-        runs = [read_json(path) for path in
-                (ROOT / "logs").glob(f"paper-{unit}-b1-num-epochs100-seed*/result.json")]
-        last, best = (statistics.mean(run[which]["val_accuracy"] for run in runs)
-                      for which in ("last", "best"))
-        figures = f"{len(runs)} | {100 * last:.2f} | {100 * best:.2f} | {published[unit]} |"
+        runs = {read_json(path.with_name("config.json"))["seed"]: read_json(path) for path in
+                (ROOT / "logs").glob(f"paper-{unit}-b1-num-epochs100-seed*/result.json")}
+        by_seed[unit] = [{seed: 100 * run[which]["val_accuracy"] for seed, run in runs.items()}
+                         for which in ("last", "best")]
+        last, best = (statistics.mean(each.values()) for each in by_seed[unit])
+        figures = f"{len(runs)} | {last:.2f} | {best:.2f} | {published[unit]} |"
         assert re.search(rf"\| {title} \| [\d,]+ \| {re.escape(figures)}", readme)
-        means.append((last, best))
-    gaps = [100 * (ours - plain) for plain, ours in zip(*means)]
-    assert "| difference | | | {:+.2f} | {:+.2f} |".format(*gaps) in readme
+    last, best = map(paired_difference, by_seed["ChaATAC"], by_seed["relu"])
+    assert f"| difference | | | {last.value:+.2f} | {best.value:+.2f} |" in readme
+    bounds = [f"{each.value - each.half_width:+.2f} to {each.value + each.half_width:+.2f}"
+              for each in (last, best)]
+    assert f"| its 95 % interval | | | {bounds[0]} | {bounds[1]} | |" in readme
