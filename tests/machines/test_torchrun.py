@@ -12,7 +12,8 @@ from tests import scripts
 pytest.importorskip("torch", reason="PyTorch is not installed: make env EXTRAS=pytorch")
 
 _HEAD = """
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
+faulthandler.dump_traceback_later(90, exit=True)    # one that hangs tells where
 import numpy as np
 from common import interruption
 from common.errors import UserError, run_script
@@ -57,7 +58,11 @@ def _start(folder, body, count):
 
 
 def _end(process, code):
-    out, err = process.communicate(timeout=100)
+    try:
+        out, err = process.communicate(timeout=100)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
     assert process.returncode == code, out + err
     assert "Traceback" not in err, err
     return out, err
