@@ -56,15 +56,19 @@ class Interrupted(Exception):
         self.code = 128 + number
 
 
+def _set_handlers(handlers):
+    """Set the signals' handlers; returns those that they had."""
+    return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+
 @contextlib.contextmanager
 def handling(function):
     """While the block runs, ``function(number, frame)`` gets the signals that ask to stop."""
-    before = {number: signal.signal(number, function) for number in stopping()}
+    before = _set_handlers(dict.fromkeys(stopping(), function))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _set_handlers(before)
 
 
 @contextlib.contextmanager
@@ -87,9 +91,18 @@ def deferred():
                 os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving; "
                             "Ctrl-C now leaves at once\n".encode())
 
-    _received = None
-    with handling(note):
+    _received, late = None, False
+    before = _set_handlers(dict.fromkeys(stopping(), note))
+    try:
         yield
+    except Interrupted:
+        # Other workers got the signal first, and this process is about to end: its own signal
+        # may still come, and must not end it before it has told them.
+        late = _received is None
+        raise
+    finally:
+        if not late:
+            _set_handlers(before)
 
 
 def requested():

@@ -299,9 +299,12 @@ class WardenClient:
             if self._warden:
                 self._warden.wait(_RELAY_S)
         else:
-            self._send(done=True)
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended)
+            try:
+                self._send(done=True)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ended)
+            except KeyboardInterrupt:    # who waits here for the others need not wait
+                code = 130
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()

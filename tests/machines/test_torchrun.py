@@ -179,16 +179,16 @@ def test_one_that_is_killed_ends_the_others_within_a_sum(start, rank, line):
 def test_a_signal_stops_all_after_the_same_step(start, number):
     process = start("""
         step = 0
-        with interruption.deferred():
-            while not workers.stops_after(step):
-                step += 1
-                workers.sum(np.zeros(4, np.float32))
-                if step == 5:
-                    say("ready")
-        assert len(set(workers.gather(step))) == 1
-        say("saved")
         try:
-            workers.stop()
+            with interruption.deferred():
+                while not workers.stops_after(step):
+                    step += 1
+                    workers.sum(np.zeros(4, np.float32))
+                    if step == 5:
+                        say("ready")
+                assert len(set(workers.gather(step))) == 1
+                say("saved")
+                workers.stop()
         except interruption.Interrupted as stop:
             return stop.code
         """)
@@ -196,3 +196,22 @@ def test_a_signal_stops_all_after_the_same_step(start, number):
     process.send_signal(number)
     out, _ = _end(process, 128 + number)
     assert out == "saved\n" * 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_may_reach_a_worker_after_the_others_have_stopped_it(start, number):
+    _, err = _end(start(f"""
+        try:
+            with interruption.deferred():
+                if rank == 0:
+                    os.kill(os.getpid(), {number})
+                step = 0
+                while not workers.stops_after(step):
+                    step += 1
+                workers.stop()
+        except interruption.Interrupted as stop:
+            if rank == 1:
+                os.kill(os.getpid(), {number})
+            return stop.code
+        """), 128 + number)
+    assert "gone" not in err and "interrupted" not in err
