@@ -51,7 +51,11 @@ def replacing(path):
     _remove_left(path.parent, lambda name: leftover_of(name) == path.name)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
-        with _locked(temporary, os.O_CREAT | os.O_RDWR, wait=False):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_locked(temporary, os.O_CREAT | os.O_RDWR))
+            # Another process may have taken it for left behind before it was locked.
+            while not temporary.exists():
+                stack.enter_context(_locked(temporary, os.O_CREAT | os.O_RDWR))
             yield temporary
             with open(temporary, "rb+") as stream:
                 os.fsync(stream.fileno())
@@ -103,11 +107,11 @@ def _opened(path, flags=os.O_RDONLY):
 
 
 @contextlib.contextmanager
-def _locked(path, flags=os.O_RDONLY, wait=True):
+def _locked(path, flags=os.O_RDONLY):
     """Hold the lock of a file or folder, which the system gives up when the process ends."""
     with _opened(path, flags) as descriptor:
         with contextlib.suppress(OSError):      # some network file systems know no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 

@@ -91,17 +91,17 @@ def deferred():
                 os.write(2, f"\n{signal.Signals(number).name}: finishing the step and saving; "
                             "Ctrl-C now leaves at once\n".encode())
 
-    _received, late = None, False
+    _received, ends = None, False
     before = _set_handlers(dict.fromkeys(stopping(), note))
     try:
         yield
     except Interrupted:
-        # Other workers got the signal first, and this process is about to end: its own signal
-        # may still come, and must not end it before it has told them.
-        late = _received is None
+        # This process is about to end. Its own signal may still come, where other workers got
+        # theirs first, or come twice: that must not end it before it has told them.
+        ends = True
         raise
     finally:
-        if not late:
+        if not ends:
             _set_handlers(before)
 
 

@@ -26,7 +26,8 @@ struct bfloat16 {
     explicit bfloat16(float value) {
         uint32_t whole;
         std::memcpy(&whole, &value, 4);
-        bits = (whole + 0x7fff + (whole >> 16 & 1)) >> 16;  // to the nearest, ties to even
+        bits = value == value ? (whole + 0x7fff + (whole >> 16 & 1)) >> 16  // ties to even
+                              : 0x7fc0;                                     // NaN
     }
     explicit operator float() const {
         uint32_t whole = uint32_t(bits) << 16;
@@ -114,8 +115,8 @@ template <int M, int N> void add_products(Matrix<M, N>& out, const Tile<M>& a, c
     }
 }
 
-// To a few units in the last place: exp is 2 to the nearest whole number, put into the exponent,
-// times a polynomial of the rest.
+// To 1e-7, and of small values to 4e-6 of them: exp is 2 to the nearest whole number, put into
+// the exponent, times a polynomial of the rest.
 template <int N> typename Row<N>::Vector sigmoid(typename Row<N>::Vector x) {
     using Vector = typename Row<N>::Vector;
     using Integers = typename Row<N>::Integers;
@@ -131,7 +132,7 @@ template <int N> typename Row<N>::Vector sigmoid(typename Row<N>::Vector x) {
     y = y * rest + 6.9314720e-1f;
     y = y * rest + 1.f;
     y = (Vector)((Integers)y + ((Integers)whole << 23));
-    return 1.f / (1.f + y);
+    return x == x ? 1.f / (1.f + y) : x;    // NaN stays
 }
 
 // ---- sums over positions ----
@@ -385,7 +386,7 @@ void backward(const Gate* gate, const Element* x, const Element* z1, const Eleme
             const Row<H>::Vector zero = {};
             for (int v = 0; v < Row<H>::vectors; ++v)
                 for (int row = 0; row < TILE; ++row) {
-                    auto gradient = hidden(row, v) > zero ? dhidden(row, v) : zero;
+                    auto gradient = hidden(row, v) <= zero ? zero : dhidden(row, v);
                     dhidden(row, v) = gradient;
                     plain(v) += gradient;
                     scaled(v) += gradient * (z(row, v) - norm1.mean(v)) * norm1.inverse_std(v);

@@ -346,7 +346,11 @@ _normalized = _whole(batch_norm)
 
 def gated(x, w1, gamma1, beta1, mean1, var1, w2, gamma2, beta2, mean2, var2, training, eps,
           momentum):
-    """x * sigmoid(BN(W2 relu(BN(W1 x)))), x (N, C, H, W); in training by `graph.torch_gate`."""
+    """x * sigmoid(BN(W2 relu(BN(W1 x)))), x (N, C, H, W); in training by `graph.torch_gate`.
+
+    The parameters are those of `graph.torch_gate.gate`, and of both normalisations the running
+    statistics; `training`, `eps` and `momentum` are those of `batch_norm`.
+    """
     if training:
         y, *found, _ = chaatac(x, w1, gamma1, beta1, w2, gamma2, beta2, eps)
         _move_statistics(mean1, var1, *found[:2], eps, momentum)

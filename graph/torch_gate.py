@@ -10,12 +10,12 @@ import ctypes
 import hashlib
 import os
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from common.errors import UserError
 from common.files import replacing
@@ -45,9 +45,8 @@ def fuse_gate(node, graph, new):
             break
     else:
         return None
-    attrs = {key: norm1.attrs[key] for key in ("eps", "momentum")}
-    channels = node.shape()[1]
-    if (channels > MOST_CHANNELS or any(norm2.attrs[key] != attrs[key] for key in attrs)
+    attrs, others = map(_numbers, (norm1, norm2))
+    if (max(node.shape()[1], norm1.shape()[1]) > MOST_CHANNELS or attrs != others
             or not all(map(_is_pointwise, (conv1, conv2)))
             or not all(map(_is_plain, (norm1, norm2)))):
         return None
@@ -68,6 +67,11 @@ def _chain(entry, graph):
     return layers[1:]
 
 
+def _numbers(norm):
+    """What MXNet's BatchNorm computes with, whose defaults may be absent."""
+    return {"eps": norm.attrs.get("eps", 1e-3), "momentum": norm.attrs.get("momentum", 0.9)}
+
+
 def _is_pointwise(conv):
     return (conv.attrs["kernel"] == (1, 1) and conv.attrs.get("no_bias")
             and conv.attrs.get("stride", (1, 1)) == (1, 1)
@@ -81,7 +85,7 @@ def _is_plain(norm):
 
 # ---- the operator ------------------------------------------------------------------------------
 
-@torch.library.custom_op("atac::gate", mutates_args=())
+@torch.library.custom_op("atac::gate", mutates_args=(), device_types="cpu")
 def gate(x: Tensor, w1: Tensor, gamma1: Tensor, beta1: Tensor, w2: Tensor, gamma2: Tensor,
          beta2: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The gated map, in training.
@@ -102,15 +106,33 @@ def gate(x: Tensor, w1: Tensor, gamma1: Tensor, beta1: Tensor, w2: Tensor, gamma
     mean1, inverse_std1, mean2, inverse_std2 : Tensor
         The batch's statistics, (C / r,) and (C,).
     z1 : Tensor (N, C / r, H, W)
-        ``W1 x``, which the backward pass reads.
+        ``W1 x``, which the backward pass reads. Only y has a gradient.
+
+    Raises
+    ------
+    ValueError
+        If the tensors have other types or shapes.
+    UserError
+        If the C++ compiler fails.
     """
-    x = _in_rows(x)
+    x, parameters = _in_rows(x), [w1, gamma1, beta1, w2, gamma2, beta2]
+    _check(x, parameters)
     outputs = _outputs(x, w1)
     y, *statistics, z1 = outputs
-    _library(x, w1).forward(
-        _gate(x, [w1, gamma1, beta1, w2, gamma2, beta2], statistics, eps), _address(x),
-        _address(z1), _address(y))
+    parameters = [each.contiguous() for each in parameters]
+    _library(x, w1).forward(_gate(x, parameters, statistics, eps), _address(x), _address(z1),
+                            _address(y))
     return outputs
+
+
+def _check(x, parameters):
+    hidden, channels = parameters[0].size(0), x.size(1)
+    shapes = [(hidden, channels, 1, 1), (hidden,), (hidden,), (channels, hidden, 1, 1),
+              (channels,), (channels,)]
+    if (x.dtype not in _ELEMENTS or any(each.dtype != torch.float32 for each in parameters)
+            or [tuple(each.shape) for each in parameters] != shapes):
+        raise ValueError(f"a gate of maps of {channels} channels needs maps in float32 or bfloat16 "
+                         f"and parameters in float32, of shapes {shapes}")
 
 
 def _outputs(x, w1):
@@ -126,11 +148,20 @@ def _(x, w1, *_):
     return _outputs(x.to(memory_format=torch.channels_last), w1)
 
 
-@torch.library.custom_op("atac::gate_backward", mutates_args=())
+@torch.library.custom_op("atac::gate_backward", mutates_args=(), device_types="cpu")
 def gate_backward(dy: Tensor, x: Tensor, z1: Tensor, parameters: list[Tensor],
                   statistics: list[Tensor], eps: float) -> list[Tensor]:
-    """Gradients of x and of the six parameters, for the gradient `dy` of the gated map."""
+    """Gradients of x and of the six parameters, in their shapes.
+
+    Parameters
+    ----------
+    dy : Tensor (N, C, H, W)
+        The gradient of the gated map.
+    x, z1, parameters, statistics, eps
+        What `gate` got and returned.
+    """
     dy, x = _in_rows(dy), _in_rows(x)
+    parameters = [each.contiguous() for each in parameters]
     dx, scratch = torch.empty_like(x), torch.empty_like(z1)
     gradients = [torch.empty_like(parameter) for parameter in parameters]
     _library(x, parameters[0]).backward(
@@ -141,14 +172,14 @@ def gate_backward(dy: Tensor, x: Tensor, z1: Tensor, parameters: list[Tensor],
 
 @gate_backward.register_fake
 def _(dy, x, z1, parameters, statistics, eps):
-    return [torch.empty_like(x, memory_format=torch.channels_last),
-            *map(torch.empty_like, parameters)]
+    return [torch.empty_like(_in_rows(x)), *map(torch.empty_like, parameters)]
 
 
 def _keep(ctx, inputs, output):
     x, *parameters, ctx.eps = inputs
     _, *statistics, z1 = output
     ctx.save_for_backward(x, z1, *parameters, *statistics)
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, dy, *_):
@@ -193,15 +224,22 @@ def _compiled(channels, hidden, element):
     command = [os.environ.get("CXX", "g++"), *_FLAGS, f"-DCHANNELS={channels}",
                f"-DHIDDEN={hidden}", f"-DELEMENT={element}", str(_SOURCE), "-o"]
     key = hashlib.sha256(" ".join(command).encode() + _SOURCE.read_bytes() + _cpu()).hexdigest()
-    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.mkdtemp()
-    path = Path(folder, f"gate-{key[:32]}.so")
+    path = Path(cache_dir(), f"gate-{key[:32]}.so")
     if not path.exists():
         with replacing(path) as temporary:
-            done = subprocess.run([*command, str(temporary)], capture_output=True, text=True)
+            # Not in the terminal's session: Ctrl-C is this process's to handle.
+            done = subprocess.run([*command, str(temporary)], capture_output=True, text=True,
+                                  errors="replace", start_new_session=True)
             if done.returncode:
                 raise UserError(f"{command[0]} cannot compile {_SOURCE.name} (--no-compile goes "
-                                f"without it): {done.stderr.strip().splitlines()[-1:]}")
+                                f"without it): {_reason(done)}")
     return ctypes.CDLL(str(path))
+
+
+def _reason(done):
+    """The line in which a compiler says why it failed."""
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return next((line for line in lines if "error" in line), lines[-1]).strip()
 
 
 def _cpu():

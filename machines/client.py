@@ -304,7 +304,7 @@ class WardenClient:
                 with self._changed:
                     self._changed.wait_for(lambda: self._ended)
             except KeyboardInterrupt:    # who waits here for the others need not wait
-                code = 130
+                code = code or 130
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()

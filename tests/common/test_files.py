@@ -1,9 +1,11 @@
+import fcntl
 import os
 import subprocess
 import sys
 
 import pytest
 
+from common import files
 from common.errors import FileError
 from common.files import (
     append_rows,
@@ -105,6 +107,28 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_else(tmp_
         for process in processes:
             process.kill()
             process.wait()
+
+
+def test_another_process_may_remove_a_temporary_file_before_it_is_locked(tmp_path, monkeypatch):
+    lock, removed = fcntl.flock, []
+
+    def flock(descriptor, operation):
+        if not removed:    # another process takes it for left behind
+            removed.extend(tmp_path.iterdir())
+            removed[0].unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_text(tmp_path / "net.json", "text")
+    assert removed and [path.name for path in tmp_path.iterdir()] == ["net.json"]
+    assert (tmp_path / "net.json").read_text() == "text"
+
+
+def test_a_temporary_file_of_a_writing_process_is_left_alone(tmp_path):
+    with replacing(tmp_path / "net.json") as first:
+        first.write_text("first")
+        files._remove_left(tmp_path, lambda name: True)
+        assert first.read_text() == "first"
 
 
 def test_a_scratch_folder_goes_with_its_block_and_may_become_another(tmp_path):

@@ -113,10 +113,11 @@ def test_large_and_tiny_inputs_of_the_sigmoid_are_finite():
     assert torch.equal(y[:, -1], x[:, -1]) and y[:, 0].abs().max() < 1e-30
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_so(number):
+@pytest.mark.parametrize("bits", [0x7fc00000, 0x7fc00001, 0x7fffffff, 0x7f800000])
+def test_what_is_not_finite_stays_so(bits):
     x, dy, parameters = _drawn((2, 16, 8, 8), 8)
-    x[0, 3, 2, 2] = number
+    parameters[5][:] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    x[0, 3, 2, 2] = parameters[5][0]
     own = [each.detach().requires_grad_() for each in (x, *parameters)]
     y = gate(*own, EPS)[0]
     y.backward(dy)
@@ -132,6 +133,24 @@ def test_maps_in_another_memory_format_are_brought_into_the_one_it_needs():
         y.backward(dy.contiguous(memory_format=order))
         results.append((y, own.grad))
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("change", [
+    lambda x, p: (x.half(), p), lambda x, p: (x[:, :8], p),
+    lambda x, p: (x, [*p[:1], p[1][:1], *p[2:]]),
+    lambda x, p: (x, [each.bfloat16() for each in p])],
+    ids=["type", "channels", "shape", "parameters"])
+def test_other_types_and_shapes_are_refused(change):
+    x, _, parameters = _drawn((2, 16, 6, 5), 8)
+    x, parameters = change(x, parameters)
+    with pytest.raises(ValueError, match="a gate of maps of .* channels needs"):
+        gate(x, *parameters, EPS)
+
+
+def test_parameters_may_lie_anyhow_in_memory():
+    x, _, parameters = _drawn((2, 16, 6, 5), 8)
+    apart = [torch.stack([each, each], -1)[..., 0] for each in parameters]
+    assert torch.equal(gate(x, *apart, EPS)[0], gate(x, *parameters, EPS)[0])
 
 
 def test_one_number_of_threads_gives_the_same_bits_and_another_the_same_values():
@@ -231,7 +250,15 @@ def test_a_compiler_that_fails_is_named_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(UserError, match="^false cannot compile gate.cpp") as caught:
         torch_gate._compiled(24, 12, "float")
-    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+    assert str(caught.value).endswith(": exit code 1") and not list(tmp_path.iterdir())
+
+
+def test_the_line_is_the_compilers_first_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch_gate, "_FLAGS", (*torch_gate._FLAGS, "-Dsigmoid=1"))
+    with pytest.raises(UserError, match="goes without it.: .*error: expected") as caught:
+        torch_gate._compiled.__wrapped__(4, 2, "float")
+    assert "\n" not in str(caught.value)
 
 
 def test_it_is_compiled_once_for_each_number_of_channels_and_kept(monkeypatch, tmp_path):
