@@ -205,9 +205,9 @@ class PyTorchEngine(KeepsState):
         self._normalize = Normalize(settings.mean, settings.std, self._device)
         self._autocast = autocast(self._device, settings.dtype)
         can = settings.compiled and can_compile(self._device)
-        on_cpu = self._device.type == "cpu" and settings.dtype != "float16"
+        fuses = can and self._device.type == "cpu" and settings.dtype != "float16"
         self._module = translated(build(1), weights, settings.batch_shape[1:], self._device,
-                                  (fuse_gate,) if can and on_cpu else ())
+                                  (fuse_gate,) if fuses else ())
         self._twin = copy.deepcopy(self._module).eval()
         prepare = compiled if can else lambda module: module
         # Around what is compiled: DistributedDataParallel itself is not compiled as a whole.

@@ -85,16 +85,24 @@ template <int M, int N> void transpose(Matrix<N, M>& out, const float* in) {
         for (int n = 0; n < N; ++n) out[n][m] = in[m * N + n];
 }
 
-// out = a b: a few rows at a time, whose sums stay in registers.
+// sums[r] += the products a(r, k) b[k], over all rows k of b: so few rows r that the sums stay in
+// registers.
+template <int R, int K, int N, class A>
+void add_rows(typename Matrix<K, N>::Vector (&sums)[R][Matrix<K, N>::vectors], A a,
+              const Matrix<K, N>& b) {
+    for (int k = 0; k < K; ++k)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < Matrix<K, N>::vectors; ++v) sums[r][v] += a(r, k) * b(k, v);
+}
+
+// out = a b
 template <int N, int K> void multiply(Tile<N>& out, const Tile<K>& a, const Matrix<K, N>& b) {
     constexpr int vectors = Tile<N>::vectors, at_once = vectors >= 4 ? 4 : 8;
     for (int row = 0; row < TILE; row += at_once) {
         typename Tile<N>::Vector sums[at_once][vectors] = {};
-        for (int k = 0; k < K; ++k)
-#pragma GCC unroll 8
-            for (int r = 0; r < at_once; ++r)
-#pragma GCC unroll 8
-                for (int v = 0; v < vectors; ++v) sums[r][v] += a[row + r][k] * b(k, v);
+        add_rows(sums, [&](int r, int k) { return a[row + r][k]; }, b);
         std::memcpy(out[row], sums, sizeof sums);
     }
 }
@@ -105,11 +113,7 @@ template <int M, int N> void add_products(Matrix<M, N>& out, const Tile<M>& a, c
     constexpr int at_once = M % 8 == 0 && vectors < 4 ? 8 : M % 4 == 0 ? 4 : 1;
     for (int m = 0; m < M; m += at_once) {
         typename Tile<N>::Vector sums[at_once][vectors] = {};
-        for (int row = 0; row < TILE; ++row)
-#pragma GCC unroll 8
-            for (int r = 0; r < at_once; ++r)
-#pragma GCC unroll 8
-                for (int v = 0; v < vectors; ++v) sums[r][v] += a[row][m + r] * b(row, v);
+        add_rows(sums, [&](int r, int k) { return a[k][m + r]; }, b);
         for (int r = 0; r < at_once; ++r)
             for (int v = 0; v < vectors; ++v) out(m + r, v) += sums[r][v];
     }
@@ -238,20 +242,17 @@ template <int N> struct NormSums {
     }
 };
 
-struct HiddenSums {
-    Matrix<H, C> w2;
-    NormSums<H> norm;
-
-    void add(const HiddenSums& other) {
-        for (int k = 0; k < H * C; ++k) w2.all[k] += other.w2.all[k];
-        norm.add(other.norm);
-    }
-};
-
 struct WeightSums : Matrix<H, C> {
     void add(const WeightSums& other) {
         for (int k = 0; k < H * C; ++k) all[k] += other.all[k];
     }
+};
+
+struct HiddenSums {
+    WeightSums w2;
+    NormSums<H> norm;
+
+    void add(const HiddenSums& other) { w2.add(other.w2), norm.add(other.norm); }
 };
 
 struct Nothing {

@@ -22,10 +22,10 @@ from common.files import replacing
 
 from .graph import Node
 
-__all__ = ["GATE", "MOST_CHANNELS", "fuse_gate", "gate"]
+__all__ = ["GATE", "fuse_gate", "gate"]
 
 GATE = "_chaatac"    # the node's operator
-MOST_CHANNELS = 64    # with more, products of matrices take the time, which PyTorch computes faster
+_MOST_CHANNELS = 64    # with more, products of matrices take the time: PyTorch computes them faster
 _SOURCE = Path(__file__).with_name("gate.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
           "-shared", "-fPIC")
@@ -46,7 +46,7 @@ def fuse_gate(node, graph, new):
     else:
         return None
     attrs, others = map(_numbers, (norm1, norm2))
-    if (max(node.shape()[1], norm1.shape()[1]) > MOST_CHANNELS or attrs != others
+    if (max(node.shape()[1], norm1.shape()[1]) > _MOST_CHANNELS or attrs != others
             or not all(map(_is_pointwise, (conv1, conv2)))
             or not all(map(_is_plain, (norm1, norm2)))):
         return None
@@ -145,7 +145,7 @@ def _outputs(x, w1):
 
 @gate.register_fake
 def _(x, w1, *_):
-    return _outputs(x.to(memory_format=torch.channels_last), w1)
+    return _outputs(_in_rows(x), w1)
 
 
 @torch.library.custom_op("atac::gate_backward", mutates_args=(), device_types="cpu")
