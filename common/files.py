@@ -52,10 +52,10 @@ def replacing(path):
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_locked(temporary, os.O_CREAT | os.O_RDWR))
-            # Another process may have taken it for left behind before it was locked.
-            while not temporary.exists():
+            while True:
                 stack.enter_context(_locked(temporary, os.O_CREAT | os.O_RDWR))
+                if temporary.exists():    # no other process took it for left behind before
+                    break
             yield temporary
             with open(temporary, "rb+") as stream:
                 os.fsync(stream.fileno())
