@@ -16,8 +16,9 @@ def test_a_terminal_gets_a_bar_and_it_disappears(monkeypatch):
     monkeypatch.setattr("common.progress.time.monotonic", lambda: now[0])
     stream = _Terminal()
     progress = Progress("epoch 1/2", 10, later=10, stream=stream)
-    for now[0], done, figures in ((0.2, 1, "loss 2.0"), (0.25, 3, "too early"),
-                                  (0.4, 5, "loss 1.0")):
+    for seconds, done, figures in ((0.2, 1, "loss 2.0"), (0.25, 3, "too early"),
+                                   (0.4, 5, "loss 1.0")):
+        now[0] = seconds
         progress.update(done, 100, figures)
     shown = stream.getvalue()
     assert "too early" not in shown
@@ -34,8 +35,9 @@ def test_a_download_has_a_bar_too(monkeypatch):
     monkeypatch.setattr("common.progress.time.monotonic", lambda: now[0])
     stream = _Terminal()
     progress = Progress("download", 170_000_000, stream=stream, unit="kB")
-    for now[0] in (1, 2, 3):
-        progress.update(int(now[0] * 17_000_000), 1e-3)
+    for seconds in (1, 2, 3):
+        now[0] = seconds
+        progress.update(seconds * 17_000_000, 1e-3)
     assert "download [#######.................]  30 %  17,000 kB/s, ETA 0:07" in stream.getvalue()
 
 

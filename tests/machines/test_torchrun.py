@@ -198,6 +198,22 @@ def test_a_signal_stops_all_after_the_same_step(start, number):
     assert out == "saved\n" * 2
 
 
+def test_ctrl_c_while_a_worker_waits_for_the_others_to_end_is_no_traceback(start):
+    _end(start("""
+        from machines.client import get_client
+        client = get_client()
+        send = client._send
+
+        def sends_and_is_interrupted(**message):
+            send(**message)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        while rank == 0:    # until torchrun's agent ends it
+            time.sleep(0.05)
+        client._send = sends_and_is_interrupted
+        """), 130)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_may_reach_a_worker_after_the_others_have_stopped_it(start, number):
     _, err = _end(start(f"""
